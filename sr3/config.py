@@ -1,0 +1,219 @@
+"""Settings as frozen dataclasses: validated when made, round-tripped through JSON beside weights.
+
+Invariants: `from_dict(type, to_dict(x)) == x`; an unknown key or a value outside its range raises
+`ConfigError`; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from sr3.errors import ConfigError
+
+Prediction = Literal["eps", "v", "x0", "residual"]
+Spacing = Literal["uniform", "log_snr", "karras"]
+SamplerName = Literal["ancestral", "ddim", "dpmpp"]
+
+T = TypeVar("T")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _choice(name: str, value: str, kind: Any) -> None:
+    allowed = typing.get_args(kind)
+    _require(value in allowed, f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of the network. The defaults are the public 16 -> 128 model (97,807,491 parameters)."""
+
+    low_res: int = 16  # side of the low-resolution input, pixels
+    high_res: int = 128  # side of the image that is denoised, pixels
+    channels: int = 64  # width of the first level
+    multipliers: tuple[int, ...] = (1, 2, 4, 8, 8)  # width of each level, in units of `channels`
+    blocks: int = 2  # residual blocks a level (one more on the way up)
+    attention_sizes: tuple[int, ...] = (16,)  # sides of the feature maps that attend
+    norm_groups: int = 32
+    dropout: float = 0.2
+    patch: int = 1  # pixel-unshuffle factor before the stem; 1 for the paper's network
+    embedding: Literal["level", "log_snr"] = "level"  # how the noise level enters the sinusoids
+
+    def __post_init__(self) -> None:
+        for name in ("low_res", "high_res", "channels", "blocks", "norm_groups", "patch"):
+            value = getattr(self, name)
+            _require(value >= 1, f"{name} must be at least 1; got {value}.")
+        _require(len(self.multipliers) >= 1, "multipliers must name at least one level.")
+        _require(0 <= self.dropout < 1, f"dropout must be in [0, 1); got {self.dropout}.")
+        _choice("embedding", self.embedding, Literal["level", "log_snr"])
+        factor = self.patch * 2 ** (len(self.multipliers) - 1)
+        _require(
+            self.high_res % factor == 0,
+            f"high_res must be a multiple of {factor} (patch x 2 ** (levels - 1)); "
+            f"got {self.high_res}.",
+        )
+        for multiplier in self.multipliers:
+            width = self.channels * multiplier
+            _require(
+                width % self.norm_groups == 0,
+                f"each level's width must be a multiple of norm_groups={self.norm_groups}; "
+                f"got {width}.",
+            )
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Linear betas, as the public SR3 code trains and samples with."""
+
+    beta_start: float = 1e-6
+    beta_end: float = 1e-2
+    steps: int = 2000
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, f"schedule steps must be at least 1; got {self.steps}.")
+        _require(
+            0 < self.beta_start <= self.beta_end < 1,
+            "betas must satisfy 0 < beta_start <= beta_end < 1; "
+            f"got {self.beta_start} and {self.beta_end}.",
+        )
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How an image is drawn: the method, its network evaluations and the optional refinements."""
+
+    sampler: SamplerName = "dpmpp"
+    steps: int = 10  # network evaluations
+    spacing: Spacing = "log_snr"
+    start: int = 2000  # first time step; under the schedule's last one, begin from the noised
+    # low-resolution estimate instead of pure noise
+    end: int = 1  # last time step evaluated (log_snr and karras spacing)
+    eta: float = 0.0  # 0 deterministic, 1 ancestral (ddim alone)
+    clamp: bool = True  # hold the clean estimate in [-1, 1]
+    consistency: bool = True  # make the clean estimate reduce to exactly the input
+
+    def __post_init__(self) -> None:
+        _choice("sampler", self.sampler, SamplerName)
+        _choice("spacing", self.spacing, Spacing)
+        _require(self.steps >= 1, f"steps must be at least 1; got {self.steps}.")
+        _require(
+            1 <= self.end <= self.start,
+            f"start must be at least end, and end at least 1; got {self.start} and {self.end}.",
+        )
+        _require(self.eta >= 0, f"eta must be 0 or more; got {self.eta}.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that is needed to use a set of weights; `config.json` of a checkpoint folder."""
+
+    network: UNetConfig = field(default_factory=UNetConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    prediction: Prediction = "eps"
+    residual_scale: float = 0.15  # root mean square of x0 - condition (prediction "residual")
+    sampling: SamplerConfig = field(default_factory=SamplerConfig)  # recommended settings
+
+    def __post_init__(self) -> None:
+        _choice("prediction", self.prediction, Prediction)
+        _require(self.residual_scale > 0, "residual_scale must be above 0.")
+        _require(
+            self.sampling.start <= self.schedule.steps,
+            f"start must be within the {self.schedule.steps} steps of the schedule; "
+            f"got {self.sampling.start}.",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained. A run ends after `steps` updates or `minutes`, never both."""
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch: int = 16
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 3e-4
+    warmup: int = 100  # updates of linear rise
+    decay: float = 0.4  # last share of the run over which the rate falls linearly to zero
+    weight_decay: float = 0.0
+    ema: float = 0.999
+    clip: float = 1.0  # gradient norm
+    loss: Literal["l1", "l2"] = "l2"
+    levels: Literal["uniform", "log_snr", "focused"] = "focused"  # how time steps are drawn
+    range: tuple[int, int] = (0, 2000)  # time steps (A, B]: levels between them alone
+    weight_cap: float = 25.0  # most weight of a level, in units of the noisiest one's
+    flips: bool = True
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.steps is None) != (self.minutes is None),
+            "give either steps or minutes for a training run, and not both.",
+        )
+        _require(self.steps is None or self.steps >= 1, f"steps must be at least 1; got {self.steps}.")
+        _require(
+            self.minutes is None or self.minutes > 0, f"minutes must be above 0; got {self.minutes}."
+        )
+        _require(self.batch >= 1, f"batch must be at least 1; got {self.batch}.")
+        _choice("optimizer", self.optimizer, Literal["adamw", "muon"])
+        _choice("loss", self.loss, Literal["l1", "l2"])
+        _choice("levels", self.levels, Literal["uniform", "log_snr", "focused"])
+        _choice("precision", self.precision, Literal["float32", "bfloat16"])
+        _require(0 <= self.ema < 1, f"ema must be in [0, 1); got {self.ema}.")
+        _require(0 <= self.decay <= 1, f"decay must be in [0, 1]; got {self.decay}.")
+        first, last = self.range
+        _require(
+            0 <= first < last,
+            f"a range of time steps A:B needs 0 <= A < B; got {first}:{last}.",
+        )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A JSON-ready dictionary of a config dataclass (tuples become lists when dumped)."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """The dataclass `kind` from a dictionary such as parsed JSON.
+
+    Raises ConfigError for an unknown key, a wrong type or a value outside its range.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{kind.__name__} must be an object of settings; got {values!r}.")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(
+            f"{kind.__name__} has no setting {', '.join(map(repr, unknown))}; "
+            f"it has {', '.join(hints)}."
+        )
+    return kind(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """`value` as `hint` says, checked: nested dataclasses, tuples, optionals, numbers, literals."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _convert(name, value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        _require(isinstance(value, list | tuple), f"{name} must be a list; got {value!r}.")
+        return tuple(_convert(name, item, arguments[0]) for item in value)
+    if origin is Literal:
+        _require(isinstance(value, str), f"{name} must be a word; got {value!r}.")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    right = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    _require(right, f"{name} must be of type {hint.__name__}; got {value!r}.")
+    return value

@@ -1,0 +1,242 @@
+"""Domains: named, hashed lists of face images with fixed splits and nested subsets.
+
+Invariants: an image belongs to a split by the SHA-256 of its bytes, so neither its name nor the
+order of a folder moves it; byte-identical images count once, so no image is in two splits; the
+subset of n images is the first n of one seeded shuffle, so that the 16 images of "16" are among
+the 64 of "64"; `Domain.sha256` identifies the whole list.
+
+A domain is read from a folder, a zip, a folder in the public SR3 layout (its `hr_*` images) or an
+LMDB of that layout. Well-known ones are named in `checkpoints/domains.toml`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from sr3.errors import DomainError
+from sr3.images import Pixels, resize
+
+Split = Literal["train", "validation", "test"]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+REGISTRY = Path(__file__).parent.parent / "checkpoints" / "domains.toml"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a domain: where it is read from, and what it is."""
+
+    name: str
+    sha256: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A named list of images in three fixed splits."""
+
+    name: str
+    title: str
+    train: tuple[Entry, ...]
+    validation: tuple[Entry, ...]
+    test: tuple[Entry, ...]
+    may_show: bool = False  # whether its images may appear on a screen or in a local report
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the whole list: every split's image hashes in order."""
+        return list_hash(*(self.entries(split) for split in ("train", "validation", "test")))
+
+    def entries(self, split: Split) -> tuple[Entry, ...]:
+        """The images of one split, in their fixed order."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+    def subset(self, split: Split, count: int | None = None, seed: int = 0) -> tuple[Entry, ...]:
+        """`count` images of a split (None: all), nested for one seed.
+
+        Raises DomainError when the split has fewer.
+        """
+        entries = self.entries(split)
+        if count is None:
+            return entries
+        if not 1 <= count <= len(entries):
+            raise DomainError(
+                f"{self.name} has {len(entries)} {split} images; {count} were asked for: choose "
+                f"between 1 and {len(entries)}."
+            )
+        order = np.random.default_rng(seed).permutation(len(entries))
+        return tuple(entries[i] for i in order[:count])
+
+
+def list_hash(*lists: tuple[Entry, ...]) -> str:
+    """SHA-256 over the image hashes of one or several lists, in order."""
+    text = "\n\n".join("\n".join(entry.sha256 for entry in entries) for entries in lists)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_pixels(entries: tuple[Entry, ...], size: int = 128) -> Pixels:
+    """The images themselves: (n, size, size, 3) uint8, reduced by Pillow's bicubic if larger.
+
+    Raises DomainError for an image that cannot be read, is not square or is smaller than `size`.
+    """
+    with ThreadPoolExecutor(4) as pool:
+        return np.stack(list(pool.map(lambda entry: _pixels(entry, size), entries)))
+
+
+def _pixels(entry: Entry, size: int) -> Pixels:
+    try:
+        with Image.open(io.BytesIO(entry.read())) as opened:
+            image = np.asarray(opened.convert("RGB"))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise DomainError(f"{entry.name} cannot be read as an image: remove or mend it.") from error
+    height, width, _ = image.shape
+    if height != width or height < size:
+        raise DomainError(
+            f"{entry.name} is {width}x{height}; a domain needs square faces of at least "
+            f"{size}x{size} pixels."
+        )
+    return resize(image, size)
+
+
+def load_domain(name: str) -> Domain:
+    """A domain by its registered name, by path, or several joined by `+` (splits are joined).
+
+    Registered folders are looked for in the folder named by SR3_DATA (default `data`).
+    Raises DomainError when there is none, or its images are not those that were registered.
+    """
+    parts = [_load_one(part) for part in name.split("+")]
+    if len(parts) == 1:
+        return parts[0]
+    train, validation, test = (
+        tuple(entry for part in parts for entry in part.entries(split))
+        for split in ("train", "validation", "test")
+    )
+    title = " + ".join(part.title for part in parts)
+    return Domain(name, title, train, validation, test, all(part.may_show for part in parts))
+
+
+def registered() -> dict[str, dict[str, object]]:
+    """The entries of `checkpoints/domains.toml` by name; empty when there is no such file."""
+    if not REGISTRY.exists():
+        return {}
+    return dict(tomllib.loads(REGISTRY.read_text()))
+
+
+def _load_one(name: str) -> Domain:
+    known = registered().get(name)
+    if known is None:
+        return domain_from_path(Path(name))
+    root = Path(os.environ.get("SR3_DATA", "data"))
+    path = root / str(known.get("folder", name))
+    if not path.exists():
+        raise DomainError(
+            f"The images of {name} are not at {path}; set SR3_DATA to the folder that holds them."
+        )
+    validation, test = known.get("validation"), known.get("test")
+    domain = domain_from_path(
+        path,
+        name=name,
+        title=str(known.get("title", name)),
+        validation=validation if isinstance(validation, int) else None,
+        test=test if isinstance(test, int) else None,
+        may_show=bool(known.get("may_show", False)),
+    )
+    expected = known.get("sha256")
+    if expected and expected != domain.sha256:
+        raise DomainError(
+            f"The images of {name} at {path} are not the registered list (hash "
+            f"{domain.sha256[:12]}, registered {str(expected)[:12]}): figures would not compare."
+        )
+    return domain
+
+
+def domain_from_path(
+    path: Path,
+    *,
+    name: str | None = None,
+    title: str | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    may_show: bool = False,
+) -> Domain:
+    """A domain from a folder, zip or LMDB. Splits default to a fifth (at most 200) for the test
+    and a tenth (at most 64) for validation; `test` of 0 or more fixes the number.
+
+    Raises DomainError when there are no images there.
+    """
+    unique: dict[str, Entry] = {}
+    for file, read in _sources(path):
+        digest = hashlib.sha256(read()).hexdigest()
+        unique.setdefault(digest, Entry(file, digest, read))
+    if not unique:
+        raise DomainError(f"No images were found in {path}: it needs PNG, JPEG, WebP or BMP files.")
+    entries = tuple(unique[digest] for digest in sorted(unique))
+    tests = min(200, len(entries) // 5) if test is None else min(test, len(entries))
+    held = min(64, len(entries) // 10) if validation is None else validation
+    return Domain(
+        name or path.stem,
+        title or name or path.stem,
+        train=entries[tests + held :],
+        validation=entries[tests : tests + held],
+        test=entries[:tests],
+        may_show=may_show,
+    )
+
+
+def _sources(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """(name, reader) of each image under `path`, sorted by name."""
+    if path.is_dir() and (path / "data.mdb").exists():
+        yield from _lmdb_sources(path)
+    elif path.is_dir():
+        layout = sorted(path.glob("hr_*"))  # the public SR3 layout: hr_128/ lr_16/ sr_16_128/
+        root = layout[0] if layout and layout[0].is_dir() else path
+        for file in sorted(root.rglob("*")):
+            if file.suffix.lower() in SUFFIXES and file.is_file():
+                yield str(file.relative_to(root)), file.read_bytes
+    elif zipfile.is_zipfile(path):
+        for member in sorted(zipfile.ZipFile(path).namelist()):
+            if Path(member).suffix.lower() in SUFFIXES:
+                yield member, _zip_reader(path, member)
+    else:
+        raise DomainError(
+            f"There is no domain at {path}: expected a folder, a zip or an LMDB of face images, "
+            f"or one of the names {', '.join(registered()) or '(none registered)'}."
+        )
+
+
+def _zip_reader(path: Path, member: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(member)
+
+    return read
+
+
+def _lmdb_sources(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Keys `hr_SIZE_00000` of an LMDB in the public layout."""
+    import lmdb  # only those who bring an LMDB pay for it
+
+    environment = lmdb.open(str(path), readonly=True, lock=False)
+
+    def reader(key: bytes) -> Callable[[], bytes]:
+        def read() -> bytes:
+            with environment.begin() as transaction:
+                return bytes(transaction.get(key))
+
+        return read
+
+    with environment.begin() as transaction:
+        keys = [bytes(key) for key, _ in transaction.cursor() if bytes(key).startswith(b"hr_")]
+    for key in keys:
+        yield key.decode(), reader(key)

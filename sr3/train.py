@@ -1,0 +1,210 @@
+"""Training as a generator: it yields a small record after each optimizer step.
+
+Invariants: what update k does depends on the seed, k and the weights alone (batch, flips, noise
+and levels are drawn anew from (seed, k)), so a run stopped after any update and resumed gives the
+same losses, bit for bit on one CPU process, as one that was never stopped; the state file is
+written atomically; the weights to use are the moving average (`Trainer.ema`).
+
+Source: SR3 (2104.07636), algorithm 1 and section 4; deviations (targets, weights, draws of the
+levels) are in `sr3.denoiser` and `sr3.schedule`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sr3.config import ModelConfig, TrainConfig, to_dict
+from sr3.denoiser import Denoiser
+from sr3.errors import TrainingError
+from sr3.images import Pixels, degrade, enlarge, to_tensor
+from sr3.optimizers import make_optimizers
+from sr3.schedule import NoiseSchedule
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """What happened in one optimizer step."""
+
+    step: int  # counted from 1
+    loss: float  # mean over the batch, before the update
+    learning_rate: float
+    gradient_norm: float  # before clipping
+    seconds: float  # training time so far, over all resumptions
+    remaining: float  # seconds that are expected to be left
+
+
+class Trainer:
+    """A network in training: its weights, their moving average, the optimizers and the count."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        model: ModelConfig,
+        config: TrainConfig,
+        pixels: Pixels,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`pixels` (n, h, w, 3) uint8 are the high-resolution training images."""
+        if len(pixels) == 0:
+            raise TrainingError("There are no images to train on: the domain's training split is empty.")
+        self.device = torch.device(device)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.model, self.config, self.pixels = model, config, pixels
+        self.schedule = NoiseSchedule(model.schedule)
+        self.optimizers = make_optimizers(self.network, config)
+        self.step = 0
+        self.seconds = 0.0
+
+    def run(self) -> Iterator[TrainStep]:
+        """Train until the configured steps or minutes are spent, counted over all resumptions."""
+        self.network.train()
+        while self.progress < 1:
+            began = time.perf_counter()
+            rate = self.learning_rate()
+            loss, norm = self._update(rate)
+            self.step += 1
+            self.seconds += time.perf_counter() - began
+            remaining = self.seconds * (1 / max(self.progress, 1e-9) - 1)
+            yield TrainStep(self.step, loss, rate, norm, self.seconds, max(remaining, 0.0))
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, in [0, 1]."""
+        if self.config.steps is not None:
+            return min(self.step / self.config.steps, 1.0)
+        assert self.config.minutes is not None
+        return min(self.seconds / (60 * self.config.minutes), 1.0)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, constant, then linear to zero over the last share `decay`."""
+        rise = min((self.step + 1) / max(self.config.warmup, 1), 1.0)
+        left = 1 - self.progress
+        fall = min(left / self.config.decay, 1.0) if self.config.decay > 0 else 1.0
+        return self.config.learning_rate * rise * fall
+
+    def _update(self, rate: float) -> tuple[float, float]:
+        generator = torch.Generator().manual_seed(_seed(self.config.seed, 1, self.step))
+        x0, condition = self.batch(generator)
+        level = self.schedule.draw(
+            len(x0), generator, self.config.levels, self._time_range()
+        )
+        eps = torch.randn(x0.shape, generator=generator)
+        x0, condition, eps, level = (
+            part.to(self.device) for part in (x0, condition, eps, level)
+        )
+        torch.manual_seed(_seed(self.config.seed, 2, self.step))  # dropout
+        denoiser = Denoiser(self.network, self.model, PRECISIONS[self.config.precision])
+        loss = denoiser.loss(
+            x0, condition, level, eps, self.config.loss, self.config.weight_cap
+        ).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        value = float(loss.detach())
+        if not np.isfinite(value) or not bool(torch.isfinite(norm)):
+            raise TrainingError(
+                f"The loss became {value} at update {self.step + 1}: lower the learning rate "
+                f"({self.config.learning_rate}) or use precision float32."
+            )
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self._average()
+        return value, float(norm)
+
+    def _time_range(self) -> tuple[int, int]:
+        first, last = self.config.range
+        return first, min(last, self.schedule.steps)
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The images of this update and their conditions, each (batch, 3, h, w) in [-1, 1]."""
+        first = self.step * self.config.batch
+        picks = [self._image_index(first + k) for k in range(self.config.batch)]
+        images = self.pixels[picks]
+        if self.config.flips:
+            flip = (torch.rand(len(images), generator=generator) < 0.5).numpy()
+            images = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
+        size = self.model.network
+        condition = enlarge(degrade(images, size.low_res), size.high_res)
+        return to_tensor(images), to_tensor(condition)
+
+    def _image_index(self, position: int) -> int:
+        """The image at a position of the endless sequence of reshuffled epochs."""
+        epoch, offset = divmod(position, len(self.pixels))
+        return int(self._order(epoch)[offset])
+
+    def _order(self, epoch: int) -> np.ndarray[Any, Any]:
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch = epoch
+            seed = _seed(self.config.seed, 3, epoch)
+            self._permutation = np.random.default_rng(seed).permutation(len(self.pixels))
+        return self._permutation
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # A short memory at first, so that the average forgets the initial weights.
+        keep = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        ours, theirs = list(self.ema.parameters()), list(self.network.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - keep)
+
+    def save(self, path: Path) -> None:
+        """Write everything that resuming needs, atomically."""
+        state = {
+            "network": self.network.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "config": _identity(self.config),
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a saved state. Raises TrainingError where it is of another run."""
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise TrainingError(f"{path} cannot be read as a training state: {error}") from error
+        if state.get("config") != _identity(self.config):
+            raise TrainingError(
+                f"{path} belongs to a run with other settings; give the same ones (steps and "
+                "minutes may differ), or start afresh in another folder."
+            )
+        try:
+            self.network.load_state_dict(state["network"])
+            self.ema.load_state_dict(state["ema"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise TrainingError(f"{path} belongs to another network: {error}") from error
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """The settings that must agree on resuming: all but how long the run is."""
+    values = to_dict(dataclasses.replace(config, steps=1, minutes=None))
+    values["range"] = list(values["range"])
+    return values
+
+
+def _seed(seed: int, purpose: int, count: int) -> int:
+    """A 63-bit seed for one purpose and count, independent of all others."""
+    entropy = np.random.SeedSequence([seed, purpose, count])
+    return int(entropy.generate_state(1, np.uint64)[0] >> 1)
