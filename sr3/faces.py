@@ -23,8 +23,8 @@ Box = tuple[float, float, float, float]
 Square = tuple[float, float, float]
 Finder = Callable[[int, int, bytes], list[tuple[int, int, int, int, int]]]
 
-# FFHQ square from a box: medians (1.576, 0.053), rounded, over 200 images at four sizes each, none of
-# them among those reported (100 All-Age-Faces, 100 StyleGAN2).
+# FFHQ square from a box: medians (1.576, 0.053), rounded, over 200 images at four sizes each (100
+# All-Age-Faces, 100 StyleGAN2; none of them among those the benchmark reports).
 SCALE = 1.58  # side of the square / sqrt(width * height) of the box
 RISE = 0.05  # how far the square's centre lies above the box's, as a fraction of the side
 

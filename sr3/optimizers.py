@@ -18,8 +18,9 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: singular values to
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """(m, n) -> about U V^T of its singular value decomposition, same shape, bfloat16 arithmetic."""
-    x = matrix.bfloat16()
+    """(m, n) -> about U V^T of its singular value decomposition, same shape."""
+    # Newton-Schulz tolerates bfloat16, which GPUs multiply faster; many CPUs multiply it slower.
+    x = matrix.bfloat16() if matrix.is_cuda else matrix
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)

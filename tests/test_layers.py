@@ -35,6 +35,7 @@ LINE = {unit: line for line, units in enumerate(LAYERS) for unit in units}
 # Imports along one line, each with its reason.
 ALLOWED = {
     ("sr3.__main__", "sr3.cli"): "`python -m sr3` is the command line",
+    ("sr3.engine", "sr3.pipeline"): "the engine drives the chains that the pipeline prepares",
     ("sr3.checkpoints", "sr3.hub"): "a checkpoint on the Hub is fetched, then read as a folder",
     ("sr3.config", "sr3.errors"): "an invalid setting raises one of our exceptions",
     ("sr3.domains", "sr3.images"): "a domain is made of images",

@@ -158,6 +158,15 @@ def test_a_failed_write_leaves_the_old_file(
     with pytest.raises(OSError, match="disk full"):
         results.write([row(value=9)], file)
     assert file.read_bytes() == before
+    monkeypatch.undo()
+
+    def refuse(*_: object) -> None:
+        raise OSError("no rename")
+
+    monkeypatch.setattr(results.os, "replace", refuse)
+    with pytest.raises(OSError, match="no rename"):  # the only way in is a rename
+        results.write([row(value=9)], file)
+    assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["one.parquet"]
 
 

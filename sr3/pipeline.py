@@ -1,0 +1,240 @@
+"""Image in, steps out: a loaded checkpoint that super-resolves, at once or as a stream.
+
+Invariants: one-shot and streamed results are the same bits; the noise of an image depends on its
+seed and sample number alone, never on the batch it is in; grad mode and the network are left as
+they were found, also while a stream is paused or after it was abandoned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sr3.checkpoints import find_checkpoint, load_checkpoint
+from sr3.config import ModelConfig, SamplerConfig
+from sr3.denoiser import Denoiser
+from sr3.devices import Device, pick_device
+from sr3.errors import ConfigError, ImageError
+from sr3.images import Pixels, degrade, enlarge, to_tensor, to_uint8
+from sr3.samplers import Refine, Sampler, SeededNoise, make_sampler
+from sr3.schedule import NoiseSchedule
+from sr3.unet import UNet
+
+
+@dataclass(frozen=True)
+class Step:
+    """One moment of a chain: the noisy image and the clean estimate made from it.
+
+    Steps 0..total-1 hold what the network was asked and answered; step `total` holds the result
+    in both tensors, at noise level 1 (clean).
+    """
+
+    index: int
+    total: int
+    noise_level: float  # sqrt(alpha_bar) of x_t
+    x_t: Tensor  # (batch, 3, h, w) float32, about [-1, 1] plus noise
+    x0: Tensor  # (batch, 3, h, w) float32, refined as the sampler used it
+    evaluations: int  # network evaluations so far
+
+    @property
+    def final(self) -> bool:
+        """Whether this is the result."""
+        return self.index == self.total
+
+
+@dataclass(frozen=True)
+class Result:
+    """Super-resolved images with all that is needed to make them again."""
+
+    images: Pixels  # (n, samples, high, high, 3) uint8
+    low_res: Pixels  # (n, low, low, 3) uint8, what the network was given
+    condition: Pixels  # (n, high, high, 3) uint8, its bicubic enlargement
+    settings: SamplerConfig
+    checkpoint: str
+    seed: int
+    seconds: float
+
+
+class SuperResolver:
+    """A checkpoint on a device. Use `sr3.load`; safe to share between threads."""
+
+    def __init__(
+        self, network: UNet, config: ModelConfig, device: Device, name: str = "unnamed"
+    ) -> None:
+        self.name, self.config, self.device = name, config, device
+        self.network = network.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.schedule = NoiseSchedule(config.schedule)
+        self._exact = Denoiser(self.network, config)
+        self._fast = Denoiser(self.network, config, device.precision)
+
+    @property
+    def low_size(self) -> int:
+        """Side of the low-resolution input, pixels."""
+        return self.config.network.low_res
+
+    @property
+    def high_size(self) -> int:
+        """Side of the result, pixels."""
+        return self.config.network.high_res
+
+    @torch.no_grad()
+    def denoise(self, x_t: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
+        """The denoiser contract in float32: the unclamped clean estimate x0.
+
+        `x_t` and `condition` (batch, 3, h, w) in [-1, 1] units, `noise_level` (batch,) =
+        sqrt(alpha_bar) in (0, 1] -> (batch, 3, h, w) float32 on the network's device.
+        """
+        device = self.device.device
+        return self._exact(x_t.to(device), condition.to(device), noise_level.to(device))
+
+    @torch.no_grad()
+    def estimate(self, x_t: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
+        """`denoise` in the device's fast precision, for tensors that are on it: what chains use."""
+        return self._fast(x_t, condition, noise_level)
+
+    def settings(self, **changes: Any) -> SamplerConfig:
+        """This checkpoint's recommended sampling with some settings changed (None: not changed).
+
+        Raises ConfigError for an unknown setting or a value outside its range.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        unknown = set(given) - {f.name for f in dataclasses.fields(SamplerConfig)}
+        if unknown:
+            raise ConfigError(f"There is no sampling setting {', '.join(sorted(unknown))}.")
+        settings = dataclasses.replace(self.config.sampling, **given)
+        if settings.start > self.schedule.steps:
+            raise ConfigError(
+                f"start must be within 1..{self.schedule.steps}; got {settings.start}."
+            )
+        return settings
+
+    def low_res_of(self, image: Pixels | Image.Image) -> Pixels:
+        """The (low, low, 3) uint8 input of an image: itself at that size, else degraded.
+
+        Raises ImageError for an image that is not RGB and square, or is in between the sizes.
+        """
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            raise ImageError(
+                f"An image must be 8-bit RGB of shape (h, w, 3); got {array.dtype} {array.shape}."
+            )
+        if array.shape[0] != array.shape[1] or array.shape[0] < self.low_size:
+            raise ImageError(
+                f"An image must be square and at least {self.low_size} pixels a side; got "
+                f"{array.shape[1]}x{array.shape[0]}: crop it first."
+            )
+        return array if array.shape[0] == self.low_size else degrade(array, self.low_size)
+
+    def upscale(
+        self,
+        images: Sequence[Pixels | Image.Image],
+        *,
+        seed: int = 0,
+        samples: int = 1,
+        batch: int = 8,
+        **changes: Any,
+    ) -> Result:
+        """Super-resolve square RGB images; larger ones are first degraded to the input size.
+
+        `samples` draws of each image, `batch` images a forward pass, `changes` to the recommended
+        `SamplerConfig` (sampler, steps, start, ...). The k-th sample of an image uses the noise of
+        (seed, k), whatever batch it is in. Raises ImageError and ConfigError.
+        """
+        if samples < 1 or batch < 1:
+            raise ConfigError(f"samples and batch must be at least 1; got {samples} and {batch}.")
+        settings = self.settings(**changes)
+        low = np.stack([self.low_res_of(image) for image in images])
+        began = time.perf_counter()
+        jobs = [(i, k) for i in range(len(low)) for k in range(samples)]
+        done = [
+            to_uint8(self._run(low[[i for i, _ in part]], [(seed, k) for _, k in part], settings))
+            for part in (jobs[j : j + batch] for j in range(0, len(jobs), batch))
+        ]
+        out = np.concatenate(done)
+        return Result(
+            images=out.reshape(len(low), samples, *out.shape[1:]),
+            low_res=low,
+            condition=enlarge(low, self.high_size),
+            settings=settings,
+            checkpoint=self.name,
+            seed=seed,
+            seconds=time.perf_counter() - began,
+        )
+
+    def stream(
+        self,
+        image: Pixels | Image.Image,
+        *,
+        seed: int = 0,
+        samples: int = 1,
+        **changes: Any,
+    ) -> Iterator[Step]:
+        """The chain of one image, step by step; the last `Step` is the result.
+
+        Tensors are (samples, 3, h, w) on the network's device. Settings are checked at once, not
+        at the first step. Abandoning the iterator frees everything it held.
+        """
+        settings = self.settings(**changes)
+        low = np.repeat(self.low_res_of(image)[None], samples, axis=0)
+        return self.stream_batch(low, [(seed, k) for k in range(samples)], settings)
+
+    def stream_batch(
+        self, low_res: Pixels, seeds: Sequence[tuple[int, int]], settings: SamplerConfig
+    ) -> Iterator[Step]:
+        """The chain of a batch: `low_res` (batch, low, low, 3) uint8, a (seed, index) an image."""
+        sampler, condition, refine = self.prepare(low_res, seeds, settings)
+        return self._drive(sampler, condition, refine, settings.steps)
+
+    def prepare(
+        self, low_res: Pixels, seeds: Sequence[tuple[int, int]], settings: SamplerConfig
+    ) -> tuple[Sampler, Tensor, Refine]:
+        """The coroutine, condition and refinement of a batch, for any driver."""
+        device = self.device.device
+        condition = to_tensor(enlarge(low_res, self.high_size)).to(device)
+        noise = SeededNoise(seeds, (3, self.high_size, self.high_size), device)
+        sampler = make_sampler(settings, self.schedule, condition, noise)
+        refine = Refine(
+            to_tensor(low_res).to(device),
+            self.high_size,
+            clamp=settings.clamp,
+            consistency=settings.consistency,
+        )
+        return sampler, condition, refine
+
+    @torch.no_grad()  # the decorator restores grad mode at every yield, a with-block would not
+    def _drive(
+        self, sampler: Sampler, condition: Tensor, refine: Refine, total: int
+    ) -> Generator[Step, None, None]:
+        x_t, level = next(sampler)
+        for index in range(total):
+            x0 = refine(self.estimate(x_t, condition, level))
+            yield Step(index, total, float(level[0]), x_t, x0, index + 1)
+            try:
+                x_t, level = sampler.send(x0)
+            except StopIteration as stop:
+                yield Step(total, total, 1.0, stop.value, stop.value, total)
+
+    def _run(
+        self, low_res: Pixels, seeds: Sequence[tuple[int, int]], settings: SamplerConfig
+    ) -> Tensor:
+        *_, last = self.stream_batch(low_res, seeds, settings)
+        return last.x0
+
+
+def load(name: str | Path, device: str = "auto") -> SuperResolver:
+    """A checkpoint by registered name, folder or public `*_gen.pth`, ready on a device.
+
+    Raises CheckpointError where there is none or it is damaged, ConfigError for a bad device.
+    """
+    path = find_checkpoint(str(name))
+    config, network = load_checkpoint(path)
+    return SuperResolver(network, config, pick_device(device), str(name))

@@ -1,0 +1,79 @@
+"""The named networks: the two public ones exactly, and the lite family that two cores can train.
+
+Each preset is a model's config; `python -m sr3 train --preset NAME` trains it. The score of a
+preset is that of the checkpoint made with it, in that checkpoint's card; where no checkpoint in
+the registry names the preset, it is unmeasured.
+"""
+
+from __future__ import annotations
+
+from sr3.config import ModelConfig, SamplerConfig, TrainConfig, UNetConfig
+from sr3.errors import ConfigError
+
+# The public samplers run all 2,000 steps, clamp and know no consistency; our defaults do better
+# in a few steps and apply to their weights too.
+_PUBLIC_SAMPLING = SamplerConfig(steps=20, start=2000)
+# From the noised low-resolution estimate at a noise-to-signal ratio of 3 down to 0.01.
+_LITE_SAMPLING = SamplerConfig(steps=10, start=960, end=6)
+
+MODELS: dict[str, ModelConfig] = {
+    "sr3-16-128": ModelConfig(network=UNetConfig(), sampling=_PUBLIC_SAMPLING),
+    "sr3-64-512": ModelConfig(
+        network=UNetConfig(
+            low_res=64,
+            high_res=512,
+            multipliers=(1, 2, 4, 8, 16),
+            blocks=1,
+            attention_sizes=(),
+            norm_groups=16,
+            dropout=0.0,
+        ),
+        sampling=_PUBLIC_SAMPLING,
+    ),
+    "lite": ModelConfig(
+        network=UNetConfig(
+            channels=64,
+            multipliers=(1, 2, 3),
+            attention_sizes=(8,),
+            norm_groups=16,
+            dropout=0.0,
+            patch=4,
+            embedding="log_snr",
+        ),
+        prediction="residual",
+        sampling=_LITE_SAMPLING,
+    ),
+    "tiny": ModelConfig(  # for tests and first tries: a second an epoch of nothing
+        network=UNetConfig(
+            channels=16,
+            multipliers=(1, 2),
+            blocks=1,
+            attention_sizes=(),
+            norm_groups=8,
+            dropout=0.0,
+            patch=8,
+            embedding="log_snr",
+        ),
+        prediction="residual",
+        sampling=_LITE_SAMPLING,
+    ),
+}
+
+LITE_TRAINING = TrainConfig(minutes=60, optimizer="muon", learning_rate=1e-3)
+PUBLIC_TRAINING = TrainConfig(
+    steps=1_000_000,
+    batch=4,
+    learning_rate=1e-4,
+    warmup=5000,
+    decay=0.0,
+    ema=0.9999,
+    loss="l1",
+    levels="uniform",
+)
+
+
+def preset(name: str) -> tuple[ModelConfig, TrainConfig]:
+    """A preset's model and how it is trained by default. Raises ConfigError for another name."""
+    if name not in MODELS:
+        raise ConfigError(f"There is no preset {name!r}; there are {', '.join(MODELS)}.")
+    return MODELS[name], PUBLIC_TRAINING if name.startswith("sr3-") else LITE_TRAINING
