@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
 import tomllib
@@ -138,9 +137,10 @@ def weight_files(path: Path) -> list[Path]:
         return [path / WEIGHTS]
     try:
         names = sorted(set(json.loads((path / INDEX).read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        outside = any(Path(name).name != name or name in ("", "..") for name in names)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path / INDEX} is not a valid index of shards.") from error
-    if any(Path(name).name != name for name in names):
+    if outside:
         raise CheckpointError(f"{path / INDEX} names a file outside its own folder.")
     return [path / name for name in names]
 
@@ -176,19 +176,27 @@ def save_checkpoint(
     card: str,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write a folder atomically (a sibling is filled, then renamed over it); shards if large."""
+    """Write a folder atomically (a sibling is filled, then renamed over it); shards if large.
+
+    Raises CheckpointError where it cannot be written; what stood there before then stays.
+    """
     partial = path.with_name(path.name + ".partial")
+    before = path.with_name(path.name + ".before")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         (partial / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
         (partial / CARD).write_text(card)
         _write_weights(partial, {k: v.detach().to("cpu", dtype).contiguous() for k, v in weights.items()})
+        shutil.rmtree(before, ignore_errors=True)
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, before)
         os.replace(partial, path)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if before.exists() and not path.exists():
+            before.rename(path)
         raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
 
 
@@ -253,12 +261,14 @@ def load_public(path: Path) -> tuple[ModelConfig, UNet]:
     """
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle fails in any way: IndexError, struct.error, ...
         raise CheckpointError(
             f"{path} is not a plain PyTorch state dict (damaged, or with code in it, which is "
             "never run); expected a public *_gen.pth file."
         ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
+    ):
         raise CheckpointError(f"{path} is not a state dict of tensors, as a public *_gen.pth is.")
     theirs = {k: v for k, v in loaded.items() if k.startswith("denoise_fn.")}
     stem = theirs.get("denoise_fn.downs.0.weight")

@@ -16,11 +16,13 @@ import io
 import os
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -29,7 +31,10 @@ from sr3.errors import DomainError
 from sr3.images import Pixels, resize
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("test", "validation", "train")  # who keeps an image that two claim
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+# Pillow reports a broken PNG in one of several ways.
+_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
 REGISTRY = Path(__file__).parent.parent / "checkpoints" / "domains.toml"
 
 
@@ -90,6 +95,8 @@ def load_pixels(entries: tuple[Entry, ...], size: int = 128) -> Pixels:
 
     Raises DomainError for an image that cannot be read, is not square or is smaller than `size`.
     """
+    if not entries:
+        return np.empty((0, size, size, 3), np.uint8)
     with ThreadPoolExecutor(4) as pool:
         return np.stack(list(pool.map(lambda entry: _pixels(entry, size), entries)))
 
@@ -98,7 +105,7 @@ def _pixels(entry: Entry, size: int) -> Pixels:
     try:
         with Image.open(io.BytesIO(entry.read())) as opened:
             image = np.asarray(opened.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise DomainError(f"{entry.name} cannot be read as an image: remove or mend it.") from error
     height, width, _ = image.shape
     if height != width or height < size:
@@ -110,20 +117,24 @@ def _pixels(entry: Entry, size: int) -> Pixels:
 
 
 def load_domain(name: str) -> Domain:
-    """A domain by its registered name, by path, or several joined by `+` (splits are joined).
+    """A domain by its registered name, by path, or several joined by `+` (splits are joined; an
+    image that several hold counts once, for the test first, so that it is still in one split).
 
     Registered folders are looked for in the folder named by SR3_DATA (default `data`).
     Raises DomainError when there is none, or its images are not those that were registered.
     """
+    if "+" not in name or Path(name).exists():
+        return _load_one(name)
     parts = [_load_one(part) for part in name.split("+")]
-    if len(parts) == 1:
-        return parts[0]
-    train, validation, test = (
-        tuple(entry for part in parts for entry in part.entries(split))
-        for split in ("train", "validation", "test")
-    )
+    splits: dict[Split, tuple[Entry, ...]] = {}
+    seen: set[str] = set()
+    for split in SPLITS:
+        unique = {e.sha256: e for part in parts for e in part.entries(split)}
+        splits[split] = tuple(e for digest, e in unique.items() if digest not in seen)
+        seen |= unique.keys()
     title = " + ".join(part.title for part in parts)
-    return Domain(name, title, train, validation, test, all(part.may_show for part in parts))
+    may_show = all(part.may_show for part in parts)
+    return Domain(name, title, **splits, may_show=may_show)
 
 
 def registered() -> dict[str, dict[str, object]]:
@@ -217,17 +228,25 @@ def _sources(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 def _zip_reader(path: Path, member: str) -> Callable[[], bytes]:
     def read() -> bytes:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(member)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return archive.read(member)
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+            raise DomainError(f"{member} in {path} cannot be read ({error}): mend it.") from error
 
     return read
 
 
-def _lmdb_sources(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Keys `hr_SIZE_00000` of an LMDB in the public layout."""
+@cache  # LMDB refuses to open one environment twice in a process
+def _lmdb_environment(path: Path) -> Any:
     import lmdb  # only those who bring an LMDB pay for it
 
-    environment = lmdb.open(str(path), readonly=True, lock=False)
+    return lmdb.open(str(path), readonly=True, lock=False)
+
+
+def _lmdb_sources(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Keys `hr_SIZE_00000` of an LMDB in the public layout."""
+    environment = _lmdb_environment(path.resolve())
 
     def reader(key: bytes) -> Callable[[], bytes]:
         def read() -> bytes:

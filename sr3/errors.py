@@ -33,3 +33,7 @@ class TrainingError(SR3Error, RuntimeError):
 
 class MetricUnavailable(SR3Error, RuntimeError):
     """A metric cannot be computed here; the message says why."""
+
+
+class DownloadError(SR3Error, OSError):
+    """A file could not be fetched whole; the message is the reason alone."""

@@ -38,7 +38,7 @@ SMALLEST, LARGEST = 256, 640
 
 # Square images are kept whole where the square found is nearly all of them: an aligned data set
 # should not be cropped twice. Up to 256 px, where such images live, the overlap asked for is loose,
-# so that anime, whose boxes are smaller, stays whole too (95% of 120; real faces 100%). A larger
+# so that anime, whose boxes are smaller, stays whole too (the tests ask for 90%). A larger
 # square may as well be a portrait photograph, so it must fit as 95% of genuine FFHQ does.
 ALIGNED_SIDE = 256
 ALIGNED_SMALL, ALIGNED_LARGE = 0.4, 0.7  # intersection over union

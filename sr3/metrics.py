@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from .errors import ImageError, MetricUnavailable, SR3Error
-from .images import Pixels
-from .perceptual import Lpips, load_lpips
+from sr3.errors import ImageError, MetricUnavailable, SR3Error
+from sr3.images import Pixels
+from sr3.perceptual import Lpips, load_lpips
 
 __all__ = [
     "METRICS", "Interval", "Lpips", "Metric", "Scorer", "Scores", "bootstrap_mean", "consistency",

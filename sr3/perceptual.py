@@ -8,16 +8,12 @@ had, `load_lpips` raises MetricUnavailable with the reason within seconds.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import importlib
 import importlib.util
 import os
 import pickle
-import queue
 import sys
 import threading
-import time
-import urllib.request
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -31,16 +27,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import ImageError, MetricUnavailable
-from .images import Pixels, to_tensor
+from sr3.errors import DownloadError, ImageError, MetricUnavailable
+from sr3.hub import download
+from sr3.images import Pixels, to_tensor
 
-IMAGENET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+IMAGENET_FILE = "alexnet-owt-7be5be79.pth"  # torchvision's, in the torch hub folder
 IMAGENET_BACKBONE = "AlexNet (torchvision IMAGENET1K_V1)"
 # SHA-256 over the ten feature tensors of that file (`_digest`): names the backbone by what it is,
 # not by where it came from.
 IMAGENET_DIGEST = "44534cd66e37ce9a6258bb5e845ef8cd47c33aa68024441c7e616d63c0c1c41a"
-PATIENCE = 3.0  # seconds to wait for a connection, or for more data
-LONGEST_DOWNLOAD = 600.0  # seconds; the file has 233 MB
 SMALLEST = 31  # pixels a side that AlexNet's pooling leaves something of
 
 
@@ -186,7 +181,7 @@ def _find_weights(named: str, offline: bool, hub: str) -> Path:
                 f"LPIPS is not available: SR3_LPIPS_WEIGHTS names {path.name}, which is no file."
             )
         return path
-    path = Path(hub) / "checkpoints" / IMAGENET_URL.rsplit("/", 1)[1]
+    path = Path(hub) / "checkpoints" / IMAGENET_FILE
     if path.is_file():
         return path
     remedy = "set SR3_LPIPS_WEIGHTS to a torchvision AlexNet state dict"
@@ -196,13 +191,20 @@ def _find_weights(named: str, offline: bool, hub: str) -> Path:
             f"{remedy}."
         )
     try:
-        _download(IMAGENET_URL, path)
-    except (OSError, http.client.HTTPException) as error:
+        download(_imagenet_url(), path)
+    except DownloadError as error:
         raise MetricUnavailable(
             f"LPIPS is not available: its AlexNet weights could not be downloaded "
             f"({_first_line(error)}); {remedy}."
         ) from error
     return path
+
+
+def _imagenet_url() -> str:
+    """Where torchvision itself fetches that file."""
+    _import_lpips()  # which makes torchvision importable
+    weights = importlib.import_module("torchvision.models").AlexNet_Weights.IMAGENET1K_V1
+    return str(weights.url)
 
 
 def _read_features(path: Path) -> dict[str, Tensor]:
@@ -229,44 +231,3 @@ def _unreadable(path: Path, error: Exception) -> MetricUnavailable:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
-
-
-def _download(url: str, path: Path) -> None:
-    """Fetch into `path` in one piece, its SHA-256 beginning as its name ends; raises OSError."""
-    expected = path.stem.rsplit("-", 1)[1]  # torchvision's convention
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    deadline = time.monotonic() + LONGEST_DOWNLOAD
-    digest = hashlib.sha256()
-    try:
-        with _open(url) as answer, part.open("wb") as file:
-            while piece := answer.read(1 << 20):
-                file.write(piece)
-                digest.update(piece)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"not done after {LONGEST_DOWNLOAD:.0f} s")
-        if not digest.hexdigest().startswith(expected):
-            raise OSError(f"the file from {url} has the wrong SHA-256")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _open(url: str) -> Any:
-    """`urlopen` that gives up: looking up a name without a network obeys no timeout of a socket."""
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(urllib.request.urlopen(url, timeout=PATIENCE))
-        except (OSError, http.client.HTTPException) as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True, name="sr3-lpips-download").start()
-    try:
-        answer = answers.get(timeout=PATIENCE + 1)
-    except queue.Empty:
-        raise TimeoutError("no answer from the server") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer

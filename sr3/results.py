@@ -22,8 +22,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import SR3Error
-from .metrics import Interval, bootstrap_mean, paired_difference
+from sr3.errors import SR3Error
+from sr3.metrics import Interval, bootstrap_mean, paired_difference
 
 SCHEMA = pa.schema([
     pa.field("checkpoint", pa.string(), nullable=False),  # its name, or a baseline's: "bicubic"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sr3.config import SamplerConfig
+from sr3.errors import ConfigError
 from sr3.schedule import NoiseSchedule
 
 Sampler = Generator[tuple[Tensor, Tensor], Tensor, Tensor]
@@ -49,6 +50,8 @@ class SeededNoise:
 
 def _mixed(pair: tuple[int, int]) -> int:
     """One 63-bit seed from (seed, index), by NumPy's entropy mixing."""
+    if min(pair) < 0:
+        raise ConfigError(f"seed must be 0 or more; got {pair[0]}.")
     return int(np.random.SeedSequence(list(pair)).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -100,7 +103,7 @@ def dpmpp(x: Tensor, levels: Tensor) -> Sampler:
         s_now, s_after = (1 - now**2) ** 0.5, (1 - after**2) ** 0.5
         h = float(np.log(after / s_after) - np.log(now / s_now))
         estimate = x0
-        if before is not None:
+        if before is not None and h_before > 0:
             ratio = h / (2 * h_before)  # 1 / (2 r), r = h_before / h
             estimate = (1 + ratio) * x0 - ratio * before
         x = (s_after / s_now) * x - after * float(np.expm1(-h)) * estimate

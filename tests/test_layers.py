@@ -23,12 +23,16 @@ LAYERS = (
     {"sr3.ui", "sr3.cli", "sr3.__main__"},
     {"sr3"},
     {"sr3.study", "sr3.report"},
-    {"sr3.train", "sr3.evaluate"},
+    {"sr3.training_run", "sr3.catalogue"},
+    {"sr3.train", "sr3.evaluate", "sr3.upscale"},
     {"sr3.pipeline", "sr3.engine"},
-    {"sr3.samplers", "sr3.checkpoints", "sr3.hub"},
-    {"sr3.schedule", "sr3.unet", "sr3.denoiser", "sr3.optimizers"},
-    {"sr3.domains", "sr3.images", "sr3.faces", "sr3.metrics", "sr3.results"},
-    {"sr3.config", "sr3.errors"},
+    {"sr3.samplers", "sr3.checkpoints"},
+    {"sr3.schedule", "sr3.unet", "sr3.denoiser", "sr3.optimizers", "sr3.devices"},
+    {"sr3.domains", "sr3.faces", "sr3.metrics", "sr3.results", "sr3.presets", "sr3.cards"},
+    {"sr3.perceptual"},
+    {"sr3.images", "sr3.hub"},
+    {"sr3.config"},
+    {"sr3.errors"},
 )
 LINE = {unit: line for line, units in enumerate(LAYERS) for unit in units}
 
@@ -36,10 +40,7 @@ LINE = {unit: line for line, units in enumerate(LAYERS) for unit in units}
 ALLOWED = {
     ("sr3.__main__", "sr3.cli"): "`python -m sr3` is the command line",
     ("sr3.engine", "sr3.pipeline"): "the engine drives the chains that the pipeline prepares",
-    ("sr3.checkpoints", "sr3.hub"): "a checkpoint on the Hub is fetched, then read as a folder",
-    ("sr3.config", "sr3.errors"): "an invalid setting raises one of our exceptions",
-    ("sr3.domains", "sr3.images"): "a domain is made of images",
-    ("sr3.metrics", "sr3.images"): "consistency reduces an image as its input was reduced",
+    ("sr3.results", "sr3.metrics"): "summaries carry the bootstrap intervals of metrics",
 }
 
 # Third-party modules that live in one place, and the modules that are that place.

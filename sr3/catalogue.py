@@ -1,0 +1,173 @@
+"""What there is: the `checkpoints` commands and `domains`, for the command line.
+
+Invariant: nothing here changes a checkpoint that exists; an import goes into a new folder.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sr3.cards import make_card
+from sr3.errors import CheckpointError, DomainError
+
+FIELDS = (
+    "name", "title", "source", "parent", "domain", "images", "updates", "range", "licence",
+    "available",
+)  # fmt: skip
+PUBLIC_LICENCE = (
+    "The file is from Janspiry/Image-Super-Resolution-via-Iterative-Refinement (Apache-2.0). It "
+    "was trained on FFHQ, whose images are for non-commercial use."
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+checkpoints = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List, inspect, import and check checkpoints."
+)
+
+
+def print_json(value: object) -> None:
+    """JSON on standard output, for another program."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+@checkpoints.command("list")
+def list_checkpoints(as_json: Json = False) -> None:
+    """The registered checkpoints."""
+    from sr3.checkpoints import registry
+
+    rows = [{name: getattr(entry, name) for name in FIELDS} for entry in registry().values()]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        typer.echo("No checkpoint is registered.", err=True)
+    for row in rows:
+        here = "here" if row["available"] else "not here"
+        typer.echo(f"{row['name']:20} {row['title']}  [{here}]")
+
+
+@checkpoints.command("show")
+def show_checkpoint(
+    name: Annotated[str, typer.Argument(help="A registered name or a checkpoint folder.")],
+    as_json: Json = False,
+) -> None:
+    """One checkpoint: where it is, its hash, settings and card."""
+    from sr3.checkpoints import CARD, find_checkpoint, read_config, registry, weights_hash
+    from sr3.config import to_dict
+
+    path = find_checkpoint(name)
+    config, digest = read_config(path), weights_hash(path)
+    if as_json:
+        entry = registry().get(name)
+        known = {field: getattr(entry, field, None) for field in FIELDS}
+        known |= {"name": name, "available": True}
+        print_json(known | {"sha256": digest, "config": to_dict(config)})
+        return
+    typer.echo(f"{name}: {path}\nsha256: {digest}\n{json.dumps(to_dict(config), indent=2)}")
+    if (path / CARD).exists():
+        typer.echo((path / CARD).read_text(encoding="utf-8"))
+
+
+@checkpoints.command("import")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="A public *_gen.pth file.")],
+    out: Annotated[Path, typer.Option(help="The new checkpoint folder.")],
+    half: Annotated[bool, typer.Option("--half", help="Store float16, half the size.")] = False,
+) -> None:
+    """Turn a public SR3 checkpoint into a checkpoint folder."""
+    if not file.is_file():
+        raise CheckpointError(f"There is no file {file}: give a public *_gen.pth file.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists already: give the name of a new folder.")
+    import torch
+
+    from sr3.checkpoints import load_public, save_checkpoint
+
+    config, network = load_public(file)
+    dtype = torch.float16 if half else torch.float32
+    save_checkpoint(out, config, network.state_dict(), _import_card(file, network, half), dtype)
+    typer.echo(f"Imported {file.name} into {out}.", err=True)
+
+
+def _import_card(file: Path, network: Any, half: bool) -> str:
+    from sr3.evaluate import hash_of
+
+    size = network.config.low_res, network.config.high_res
+    facts = {
+        "File": f"`{file.name}`",
+        "SHA-256": f"`{hash_of(file)}`",
+        "Parameters": f"{sum(p.numel() for p in network.parameters()):,}",
+        "Stored as": "float16" if half else "float32",
+    }
+    return make_card(
+        f"SR3 {size[0]} to {size[1]}, imported",
+        f"A public SR3 checkpoint ({file.name}) in SR3 Lab's form; the weights are unchanged"
+        + (" but for rounding to float16." if half else "."),
+        {"Import": facts, "Measured": {"All metrics": None}},
+        PUBLIC_LICENCE,
+    )
+
+
+@checkpoints.command("verify")
+def verify_checkpoints(
+    name: Annotated[str | None, typer.Argument(help="One of them; else all that are here.")] = None,
+) -> None:
+    """Check weights against their registered hash, and load them strictly."""
+    from sr3.checkpoints import find_checkpoint, load_checkpoint, registry, weights_hash
+
+    entries = registry()
+    names = [name] if name else [entry.name for entry in entries.values() if entry.available]
+    wrong = []
+    for each in names:
+        path, entry = find_checkpoint(each), entries.get(each)
+        expected = entry.sha256 if entry else None
+        try:
+            if expected and (found := weights_hash(path)) != expected:
+                raise CheckpointError(
+                    f"The weights of {each} have hash {found[:12]}, registered is "
+                    f"{expected[:12]}: fetch the checkpoint again."
+                )
+            load_checkpoint(path)
+        except CheckpointError as error:
+            wrong.append(str(error))
+            continue
+        found = "hash and weights are right" if expected else "loads; no hash is registered"
+        typer.echo(f"{each}: {found}")
+    if wrong:
+        raise CheckpointError(" ".join(wrong))
+
+
+def list_domains(as_json: Json = False) -> None:
+    """The registered face domains: their splits, hash, and whether their images are here."""
+    from sr3.domains import registered
+
+    rows = [_domain_row(name, known) for name, known in registered().items()]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        state = f"not usable: {row['problem']}"
+        if row["available"]:
+            counts = "{train} train, {validation} validation, {test} test".format(**row)
+            state = f"{counts}, list {row['sha256'][:12]}"
+        typer.echo(f"{row['name']:18} {row['title']:30} {state}")
+
+
+def _domain_row(name: str, known: dict[str, object]) -> dict[str, Any]:
+    from sr3.domains import load_domain
+
+    row: dict[str, Any] = {
+        **{"name": name, "title": known.get("title", name), "terms": known.get("terms")},
+        **dict.fromkeys(("train", "validation", "test", "sha256", "problem")),
+        "available": False,
+    }
+    try:
+        domain = load_domain(name)
+    except DomainError as error:
+        return row | {"problem": str(error)}
+    counts = {split: len(getattr(domain, split)) for split in ("train", "validation", "test")}
+    return row | counts | {"sha256": domain.sha256, "available": True}

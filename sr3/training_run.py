@@ -1,0 +1,303 @@
+"""A training run in a folder: the trainer, driven, recorded, validated and kept safe.
+
+The folder holds `run.json` (what is trained on what), `state.pt` (all that resuming needs),
+`log.jsonl` (a line an update), `curve.jsonl` (a line a validation), `sheets/` (validation images
+as PNG, for the trainer's own eyes: the data's terms apply to them) and `checkpoint/` (the moving
+average so far, with its card).
+
+Invariants: what is recorded is never ahead of `state.pt` after a resumption; every file but the
+two logs appears whole; validation measures the very float16 weights that are saved and takes at
+most `COST` of the time; abandoning the generator saves the state, an error does not.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shlex
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sr3.cards import NON_COMMERCIAL, make_card
+from sr3.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from sr3.config import ModelConfig, TrainConfig, to_dict
+from sr3.devices import pick_device
+from sr3.domains import Domain, load_pixels
+from sr3.errors import ConfigError, TrainingError
+from sr3.images import Pixels, degrade, enlarge
+from sr3.metrics import Scorer
+from sr3.pipeline import SuperResolver
+from sr3.train import Trainer, TrainStep
+from sr3.unet import UNet
+
+STATE, RUN, LOG, CURVE = "state.pt", "run.json", "log.jsonl", "curve.jsonl"
+COST = 0.03  # the largest share of the time that validation may take
+MEASURES = ("psnr", "ssim", "lpips")
+SHEET_IMAGES = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does; all of it but `out`, `device` and the periods must agree on resuming."""
+
+    preset: str
+    model: ModelConfig
+    training: TrainConfig
+    domain: Domain
+    out: Path
+    device: str = "auto"
+    init: str | None = None  # a checkpoint to begin from
+    save_every: float = 180.0  # seconds between states
+    validate_every: float = 600.0  # seconds between validations
+    validation_images: int = 24
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run anew, without its folder and device."""
+        training = self.training
+        length = ["--steps", training.steps] if training.steps else ["--minutes", training.minutes]
+        words = [
+            *("python", "-m", "sr3", "train", "--preset", self.preset),
+            *("--domain", self.domain.name, *length),
+            *("--batch", training.batch, "--seed", training.seed),
+            *("--precision", training.precision, "--learning-rate", training.learning_rate),
+            *(("--init", self.init) if self.init else ()),
+        ]
+        return shlex.join(map(str, words))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """`run.json`: what a folder's state belongs to, JSON-ready."""
+        values = {
+            "preset": self.preset,
+            "model": to_dict(self.model),
+            "domain": self.domain.name,
+            "file_list_hash": self.domain.sha256,
+            "init": self.init,
+        }
+        return dict(json.loads(json.dumps(values)))
+
+
+class TrainingRun:
+    """A plan under way in its folder. Iterate over `run()`; each record is one update."""
+
+    def __init__(self, plan: Plan, *, resume: bool = False) -> None:
+        """Reads the images and, with `resume`, the folder's state (none yet: begins afresh).
+
+        Raises TrainingError for a folder that holds another run, or a run without `resume`.
+        """
+        self.plan, self.out = plan, plan.out
+        self._claim(resume)
+        self._device = pick_device(plan.device)
+        size = plan.model.network.high_res
+        if not plan.domain.train:
+            raise TrainingError(
+                f"{plan.domain.name} has no training images: choose another domain."
+            )
+        pixels = load_pixels(plan.domain.train, size)
+        self.trainer = Trainer(
+            _network(plan), plan.model, plan.training, pixels, self._device.device
+        )
+        count = min(plan.validation_images, len(plan.domain.validation))
+        held = plan.domain.subset("validation", count) if count else ()
+        self.validation = load_pixels(held, size) if held else None
+        self.scorer = Scorer.load()
+        if resume and (self.out / STATE).exists():
+            self.trainer.resume(self.out / STATE)
+        for name in (LOG, CURVE):
+            _forget_after(self.out / name, self.trainer.step)
+
+    def _claim(self, resume: bool) -> None:
+        known = self.out / RUN
+        if (self.out / STATE).exists() and not resume:
+            raise TrainingError(
+                f"{self.out} already holds a run: add --resume to continue it, or choose another "
+                "folder."
+            )
+        if (self.out / STATE).exists() and known.exists():
+            theirs, ours = json.loads(known.read_text()), self.plan.identity
+            odd = sorted(key for key in ours if theirs.get(key) != ours[key])
+            if odd:
+                raise TrainingError(
+                    f"{self.out} holds a run with another {', '.join(odd)}: give the same, or "
+                    "choose another folder."
+                )
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            _write(known, json.dumps(self.plan.identity, indent=2) + "\n")
+        except OSError as error:
+            raise TrainingError(f"{self.out} cannot be written: {error.strerror}.") from error
+
+    def run(self) -> Generator[TrainStep, None, None]:
+        """Train to the end of the plan, then validate and save the checkpoint.
+
+        Closing the generator (Ctrl-C in the command line) saves the state first.
+        """
+        saved = validated = time.monotonic()
+        pause = self.plan.validate_every
+        with (self.out / LOG).open("a", buffering=1) as log:
+            for record in self.trainer.run():
+                log.write(json.dumps(vars(record)) + "\n")
+                try:
+                    yield record
+                except GeneratorExit:
+                    self.save_state()
+                    raise
+                if time.monotonic() - validated > pause:
+                    began = time.monotonic()
+                    self.validate()
+                    validated = time.monotonic()
+                    pause = max(self.plan.validate_every, (validated - began) / COST)
+                if time.monotonic() - saved > self.plan.save_every:
+                    self.save_state()
+                    saved = time.monotonic()
+        self.save_state()
+        self.validate()
+
+    def save_state(self) -> None:
+        """Write `state.pt`. Raises TrainingError where the disk is full or gone."""
+        try:
+            self.trainer.save(self.out / STATE)
+        except (OSError, RuntimeError) as error:
+            raise TrainingError(f"The state cannot be saved in {self.out}: {error}.") from error
+
+    def validate(self) -> dict[str, Any]:
+        """Score the moving average as it would be saved; add to the curve, draw, save it."""
+        # Through float16, as it is saved: the scores are those of the file.
+        network = copy.deepcopy(self.trainer.ema).half().float()
+        assert isinstance(network, UNet)
+        row: dict[str, Any] = {"seconds": self.trainer.seconds, "step": self.trainer.step}
+        baseline: dict[str, Any] = {}
+        if self.validation is not None:
+            model = SuperResolver(network, self.plan.model, self._device)
+            result = model.upscale(list(self.validation))
+            baseline = self._scores(result.condition, result.low_res)
+            row |= self._scores(result.images[:, 0], result.low_res)
+            row["images"] = len(self.validation)
+            self._draw(result.images[:, 0])
+        with (self.out / CURVE).open("a") as curve:
+            curve.write(json.dumps(row) + "\n")
+        card = self._card(row, baseline)
+        save_checkpoint(self.out / "checkpoint", self.plan.model, network.state_dict(), card)
+        return row
+
+    def _scores(self, results: Pixels, low_res: Pixels) -> dict[str, float | None]:
+        """Means over the validation images; None where a metric is not to be had."""
+        scores = self.scorer(results, self.validation, low_res)
+        columns = {name: [getattr(score, name) for score in scores] for name in MEASURES}
+        return {
+            name: None if None in values else float(np.mean(values))
+            for name, values in columns.items()
+        }
+
+    def _draw(self, results: Pixels) -> None:
+        assert self.validation is not None
+        path = self.out / "sheets" / f"{self.trainer.step:07}.png"
+        path.parent.mkdir(exist_ok=True)
+        sheet = contact_sheet(
+            self.validation[:SHEET_IMAGES], results[:SHEET_IMAGES], self.plan.model.network.low_res
+        )
+        partial = path.with_suffix(".partial")
+        Image.fromarray(sheet).save(partial, format="PNG")
+        os.replace(partial, path)
+
+    def _card(self, row: dict[str, Any], baseline: dict[str, Any]) -> str:
+        plan, trainer = self.plan, self.trainer
+        parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+        done = "finished" if trainer.progress >= 1 else f"{trainer.progress:.0%} of the run"
+        domain = plan.domain
+        data = {
+            "Domain": f"{domain.title} (`{domain.name}`)",
+            "Training images": len(domain.train),
+            "Validation images": len(domain.validation),
+            "Test images (never seen)": len(domain.test),
+            "File list (sha256)": f"`{domain.sha256}`",
+        }
+        training = {
+            "Command": f"`{plan.command}`",
+            "Updates": f"{trainer.step:,} ({done})",
+            "Time": f"{trainer.seconds / 60:.1f} minutes on {self._device.reason}",
+            **{f"`{name}`": value for name, value in to_dict(plan.training).items()
+               if value is not None},
+        }  # fmt: skip
+        sampling = {f"`{name}`": value for name, value in to_dict(plan.model.sampling).items()}
+        summary = (
+            f"A diffusion super-resolver of faces, {plan.model.network.low_res} to "
+            f"{plan.model.network.high_res} pixels: the preset `{plan.preset}` with "
+            f"{parameters:,} parameters; these are the moving average of the weights."
+        )
+        sections = {
+            "Data": data,
+            "Training": training,
+            "Recommended sampling": sampling,
+            "Measured on validation images": self._measured(row, baseline),
+        }
+        return make_card(f"SR3 Lab: {plan.preset}", summary, sections, NON_COMMERCIAL)
+
+    def _measured(self, row: dict[str, Any], baseline: dict[str, Any]) -> dict[str, object]:
+        if not baseline:
+            return {"All metrics": None}
+        names = {"psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
+        facts: dict[str, object] = {
+            label: "unmeasured" if row[name] is None
+            else f"{row[name]:.4f} (bicubic {baseline[name]:.4f})"
+            for name, label in names.items()
+        }  # fmt: skip
+        backbone = self.scorer.backbone or self.scorer.lpips_reason
+        return facts | {"Images, samples, seed": f"{row['images']}, 1, 0", "LPIPS with": backbone}
+
+
+def contact_sheet(originals: Pixels, results: Pixels, low_res: int) -> Pixels:
+    """Four rows, a column an image: low-res (as squares), bicubic, result, original.
+
+    (n, h, w, 3) uint8 twice -> (4 h, n w, 3) uint8.
+    """
+    size = originals.shape[1]
+    small = degrade(originals, low_res)
+    squares = small.repeat(size // low_res, axis=1).repeat(size // low_res, axis=2)
+    rows = [squares, enlarge(small, size), results, originals]
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+
+def _network(plan: Plan) -> UNet:
+    """The network to train: new from the run's seed, or a checkpoint's weights."""
+    if plan.init is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(plan.training.seed)
+            network = UNet(plan.model.network)
+            network.zero_residuals()
+            return network
+    model, network = load_checkpoint(find_checkpoint(plan.init))
+    if model.network != plan.model.network or model.prediction != plan.model.prediction:
+        raise ConfigError(
+            f"{plan.init} has another network than the preset {plan.preset}: give its own preset."
+        )
+    return network.requires_grad_(True)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines of a log that are later than the state, and a line that was cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    _write(path, "".join(kept))
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

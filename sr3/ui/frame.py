@@ -1,0 +1,64 @@
+"""The frame around every page: browser tab, navigation, title. Call `page` first on each page.
+
+Invariant: a page's errors of the project's own kind end in one box with one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from sr3.errors import SR3Error
+
+# The mark: a coarse pixel grid that dissolves into a smooth face-like disc.
+MARK = """
+<svg xmlns="http://www.w3.org/2000/svg" width="32" height="32" viewBox="0 0 32 32">
+<rect width="32" height="32" rx="6" fill="#0072B2"/>
+<g fill="#fff"><rect x="5" y="5" width="5" height="5" opacity=".35"/>
+<rect x="5" y="11" width="5" height="5" opacity=".8"/>
+<rect x="5" y="17" width="5" height="5" opacity=".5"/>
+<rect x="5" y="23" width="5" height="4" opacity=".25"/>
+<rect x="11" y="5" width="5" height="5" opacity=".75"/>
+<rect x="11" y="11" width="5" height="5" opacity=".95"/>
+<rect x="11" y="17" width="5" height="5" opacity=".9"/>
+<rect x="11" y="23" width="5" height="4" opacity=".6"/>
+<path d="M17 5a11 11 0 0 1 0 22z"/></g></svg>
+""".strip()
+
+# File, label and icon of each page, in the order of the navigation.
+PAGES = (
+    ("app.py", "Super-resolve", ":material/face:"),
+    ("pages/1_About.py", "About", ":material/info:"),
+)
+
+
+@contextmanager
+def page(title: str, lead: str) -> Iterator[None]:
+    """Everything inside is the page's body; a `SR3Error` in it becomes one box."""
+    st.set_page_config(
+        page_title=f"{title} · SR3 Lab", page_icon=":material/face:", layout="wide",
+        initial_sidebar_state="auto",
+    )  # fmt: skip
+    with st.sidebar:
+        navigation()
+    st.title(title, anchor=False)
+    st.markdown(lead)
+    try:
+        yield
+    except SR3Error as error:
+        st.error(str(error), icon=":material/error:")
+
+
+def navigation() -> None:
+    """The mark, the pages and one line about the project."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.image(MARK, width=36, alt="")
+        st.markdown("#### SR3 Lab", width="content")
+    for path, label, icon in PAGES:
+        st.page_link(path, label=label, icon=icon)
+    st.caption(
+        "Can a diffusion model that learned one kind of face resolve another, "
+        "after a very small amount of fine-tuning?"
+    )

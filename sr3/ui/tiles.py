@@ -1,0 +1,94 @@
+"""Pictures to choose from: a radio group whose options are tiles.
+
+Native radio buttons inside a component: arrow keys, labels and focus come from the browser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import streamlit as st
+
+CSS = """
+fieldset { border: 0; margin: 0; padding: 0; min-width: 0; }
+legend { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); gap: .5rem; }
+label { position: relative; display: block; cursor: pointer; }
+input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: pointer; }
+img {
+  display: block; width: 100%; aspect-ratio: 1; object-fit: cover; box-sizing: border-box;
+  border-radius: var(--st-base-radius); border: 1px solid var(--st-border-color);
+  background: var(--st-secondary-background-color);
+}
+span {
+  display: block; margin-top: .2rem; text-align: center; font: .8125rem/1.25 var(--st-font);
+  color: var(--st-text-color); overflow-wrap: anywhere;
+}
+input:hover + img { border-color: var(--st-text-color); }
+input:checked + img {
+  border-color: transparent;
+  box-shadow: 0 0 0 2px var(--st-background-color), 0 0 0 5px var(--st-primary-color);
+}
+input:checked ~ span { font-weight: 650; }
+input:focus-visible + img { outline: 3px solid var(--st-text-color); outline-offset: 6px; }
+"""
+
+JS = """
+export default function ({ data, key, parentElement, setStateValue }) {
+  let group = parentElement.querySelector('fieldset')
+  const made = JSON.stringify(data.tiles)
+  if (!group || group.made !== made) {
+    group?.remove()
+    group = document.createElement('fieldset')
+    group.made = made
+    const legend = document.createElement('legend')
+    legend.textContent = data.legend
+    const grid = document.createElement('div')
+    grid.className = 'tiles'
+    for (const tile of data.tiles) {
+      const label = document.createElement('label')
+      const input = Object.assign(document.createElement('input'),
+        { type: 'radio', name: key, value: tile.value })
+      const image = Object.assign(document.createElement('img'), { src: tile.image, alt: '' })
+      const title = document.createElement('span')
+      title.textContent = tile.title
+      label.append(input, image, title)
+      grid.append(label)
+    }
+    group.append(legend, grid)
+    parentElement.append(group)
+  }
+  for (const input of group.querySelectorAll('input')) {
+    input.checked = input.value === data.chosen
+    input.onchange = () => setStateValue('chosen', input.value)
+  }
+}
+"""
+
+_tiles = st.components.v2.component("sr3_tiles", css=CSS, js=JS)
+
+
+@dataclass(frozen=True)
+class Tile:
+    value: str
+    title: str  # may be empty
+    image: str  # a data URI
+
+
+def pick(legend: str, tiles: Sequence[Tile], key: str) -> str:
+    """The value of the chosen tile; the first one until a visitor chooses.
+
+    The choice lives in the session under `key`.
+    """
+    values = [tile.value for tile in tiles]
+    chosen = st.session_state.get(key, {}).get("chosen")
+    if chosen not in values:
+        chosen = values[0]
+    state = _tiles(
+        key=key,
+        data={"legend": legend, "tiles": [vars(tile) for tile in tiles], "chosen": chosen},
+        default={"chosen": chosen},
+        on_chosen_change=lambda: None,
+    )
+    return str(state.chosen if state.chosen in values else chosen)
