@@ -187,7 +187,8 @@ def save_checkpoint(
     try:
         (partial / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
         (partial / CARD).write_text(card)
-        _write_weights(partial, {k: v.detach().to("cpu", dtype).contiguous() for k, v in weights.items()})
+        stored = {k: v.detach().to("cpu", dtype).contiguous() for k, v in weights.items()}
+        _write_weights(partial, stored)
         shutil.rmtree(before, ignore_errors=True)
         if path.exists():
             os.replace(path, before)

@@ -60,6 +60,7 @@ class UNetConfig:
             f"got {self.high_res}.",
         )
         for multiplier in self.multipliers:
+            _require(multiplier >= 1, f"multipliers must be at least 1; got {multiplier}.")
             width = self.channels * multiplier
             _require(
                 width % self.norm_groups == 0,
@@ -157,9 +158,12 @@ class TrainConfig:
             (self.steps is None) != (self.minutes is None),
             "give either steps or minutes for a training run, and not both.",
         )
-        _require(self.steps is None or self.steps >= 1, f"steps must be at least 1; got {self.steps}.")
         _require(
-            self.minutes is None or self.minutes > 0, f"minutes must be above 0; got {self.minutes}."
+            self.steps is None or self.steps >= 1, f"steps must be at least 1; got {self.steps}."
+        )
+        _require(
+            self.minutes is None or self.minutes > 0,
+            f"minutes must be above 0; got {self.minutes}.",
         )
         _require(self.batch >= 1, f"batch must be at least 1; got {self.batch}.")
         _choice("optimizer", self.optimizer, Literal["adamw", "muon"])
@@ -168,6 +172,7 @@ class TrainConfig:
         _choice("precision", self.precision, Literal["float32", "bfloat16"])
         _require(0 <= self.ema < 1, f"ema must be in [0, 1); got {self.ema}.")
         _require(0 <= self.decay <= 1, f"decay must be in [0, 1]; got {self.decay}.")
+        _require(len(self.range) == 2, f"range must be two time steps A:B; got {self.range}.")
         first, last = self.range
         _require(
             0 <= first < last,

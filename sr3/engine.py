@@ -306,9 +306,7 @@ class Engine:
             self._finish(job, "done")
 
     def _keep(self, job: Job, index: int, level: float, x_t: Tensor, x0: Tensor) -> None:
-        frame = Frame(
-            index, job.total, level, to_uint8(x_t)[0], to_uint8(x0)[0], job._evaluations
-        )
+        frame = Frame(index, job.total, level, to_uint8(x_t)[0], to_uint8(x0)[0], job._evaluations)
         stride = -(-job.total // MAX_FRAMES)
         kept = job._frames
         if kept and kept[-1].index % stride:

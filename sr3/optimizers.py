@@ -27,7 +27,8 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.T
         x = QUINTIC[0] * x + (QUINTIC[1] * gram + QUINTIC[2] * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    out: Tensor = (x.T if tall else x).to(matrix.dtype)
+    return out
 
 
 class Muon(torch.optim.Optimizer):

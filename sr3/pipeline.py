@@ -120,7 +120,7 @@ class SuperResolver:
     def low_res_of(self, image: Pixels | Image.Image) -> Pixels:
         """The (low, low, 3) uint8 input of an image: itself at that size, else degraded.
 
-        Raises ImageError for an image that is not RGB and square, or is in between the sizes.
+        Raises ImageError for an image that is not RGB and square, or is smaller.
         """
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
@@ -151,6 +151,8 @@ class SuperResolver:
         """
         if samples < 1 or batch < 1:
             raise ConfigError(f"samples and batch must be at least 1; got {samples} and {batch}.")
+        if not len(images):
+            raise ImageError("There are no images to super-resolve: give at least one.")
         settings = self.settings(**changes)
         low = np.stack([self.low_res_of(image) for image in images])
         began = time.perf_counter()
@@ -183,6 +185,8 @@ class SuperResolver:
         Tensors are (samples, 3, h, w) on the network's device. Settings are checked at once, not
         at the first step. Abandoning the iterator frees everything it held.
         """
+        if samples < 1:
+            raise ConfigError(f"samples must be at least 1; got {samples}.")
         settings = self.settings(**changes)
         low = np.repeat(self.low_res_of(image)[None], samples, axis=0)
         return self.stream_batch(low, [(seed, k) for k in range(samples)], settings)

@@ -13,6 +13,7 @@ level of the result (1.0, clean). x is (batch, 3, h, w) float32; a yielded noise
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
 
@@ -67,9 +68,7 @@ def ancestral(x: Tensor, levels: Tensor, *, noise: Noise) -> Sampler:
         bar_now, bar_after = now**2, after**2
         alpha = bar_now / bar_after
         beta = 1 - alpha
-        x = (after * beta / (1 - bar_now)) * x0 + (
-            alpha**0.5 * (1 - bar_after) / (1 - bar_now)
-        ) * x
+        x = (after * beta / (1 - bar_now)) * x0 + (alpha**0.5 * (1 - bar_after) / (1 - bar_now)) * x
         if after < 1:
             x = x + (beta * (1 - bar_after) / (1 - bar_now)) ** 0.5 * noise()
     return x
@@ -120,7 +119,7 @@ def start_point(condition: Tensor, level: float, noise: Noise, *, from_noise: bo
     2112.05146, equation 6), at which a chain that starts late begins."""
     if from_noise:
         return noise()
-    return level * condition + (1 - level**2) ** 0.5 * noise()
+    return level * condition + math.sqrt(1 - level**2) * noise()
 
 
 def make_sampler(

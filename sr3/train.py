@@ -59,7 +59,9 @@ class Trainer:
     ) -> None:
         """`pixels` (n, h, w, 3) uint8 are the high-resolution training images."""
         if len(pixels) == 0:
-            raise TrainingError("There are no images to train on: the domain's training split is empty.")
+            raise TrainingError(
+                "There are no images to train on: the domain's training split is empty."
+            )
         self.device = torch.device(device)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -99,13 +101,9 @@ class Trainer:
     def _update(self, rate: float) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(_seed(self.config.seed, 1, self.step))
         x0, condition = self.batch(generator)
-        level = self.schedule.draw(
-            len(x0), generator, self.config.levels, self._time_range()
-        )
+        level = self.schedule.draw(len(x0), generator, self.config.levels, self._time_range())
         eps = torch.randn(x0.shape, generator=generator)
-        x0, condition, eps, level = (
-            part.to(self.device) for part in (x0, condition, eps, level)
-        )
+        x0, condition, eps, level = (part.to(self.device) for part in (x0, condition, eps, level))
         torch.manual_seed(_seed(self.config.seed, 2, self.step))  # dropout
         denoiser = Denoiser(self.network, self.model, PRECISIONS[self.config.precision])
         loss = denoiser.loss(

@@ -64,7 +64,8 @@ class Attention(nn.Module):
         q, k, v = (part.unsqueeze(1) for part in qkv.chunk(3, dim=2))  # each (batch, 1, h*w, c)
         mixed = F.scaled_dot_product_attention(q, k, v)  # scale 1/sqrt(c)
         mixed = mixed.squeeze(1).transpose(1, 2).reshape(batch, channels, height, width)
-        return x + self.out(mixed)
+        out: Tensor = x + self.out(mixed)
+        return out
 
 
 class ResidualBlock(nn.Module):

@@ -271,6 +271,7 @@ def test_ancestral_follows_diffusers_over_the_full_chain():
     ],
     ids=["even", "dense-at-the-end", "four", "late-start"],
 )
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
 def test_dpmpp_follows_diffusers(times):
     scheduler = diffusers_scheduler(
         "DPMSolverMultistepScheduler",

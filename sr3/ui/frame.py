@@ -37,12 +37,8 @@ PAGES = (
 @contextmanager
 def page(title: str, lead: str) -> Iterator[None]:
     """Everything inside is the page's body; a `SR3Error` in it becomes one box."""
-    st.set_page_config(
-        page_title=f"{title} · SR3 Lab", page_icon=":material/face:", layout="wide",
-        initial_sidebar_state="auto",
-    )  # fmt: skip
-    with st.sidebar:
-        navigation()
+    st.set_page_config(f"{title} · SR3 Lab", ":material/face:", layout="wide")
+    navigation()
     st.title(title, anchor=False)
     st.markdown(lead)
     try:
@@ -52,13 +48,9 @@ def page(title: str, lead: str) -> Iterator[None]:
 
 
 def navigation() -> None:
-    """The mark, the pages and one line about the project."""
+    """The mark, the name and the pages, in one line that wraps on a phone."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.image(MARK, width=36, alt="")
-        st.markdown("#### SR3 Lab", width="content")
-    for path, label, icon in PAGES:
-        st.page_link(path, label=label, icon=icon)
-    st.caption(
-        "Can a diffusion model that learned one kind of face resolve another, "
-        "after a very small amount of fine-tuning?"
-    )
+        st.image(MARK, width=32, alt="")
+        st.markdown("**SR3 Lab**", width="content")
+        for path, label, icon in PAGES:
+            st.page_link(path, label=label, icon=icon)

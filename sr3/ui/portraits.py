@@ -134,7 +134,9 @@ class _Sheet:
 
 def smooth(points: list[Point], *, closed: bool = True, pieces: int = 16) -> list[Point]:
     """A Catmull-Rom spline through points."""
-    ring = [points[-1], *points, points[0], points[1]] if closed else [points[0], *points, points[-1]]
+    ring = (
+        [points[-1], *points, points[0], points[1]] if closed else [points[0], *points, points[-1]]
+    )
     curve: list[Point] = []
     for p0, p1, p2, p3 in zip(ring, ring[1:], ring[2:], ring[3:], strict=False):
         for k in range(pieces):
@@ -199,7 +201,9 @@ def _head(sheet: _Sheet, person: Portrait) -> None:
     sheet.ellipse(0.43, 0.27, 0.17, 0.09, light, 0.6, 0.05, face)  # forehead
     for x, alpha in ((0.355, 0.65), (0.63, 0.4)):
         sheet.ellipse(x, 0.575, 0.07, 0.05, light, alpha, 0.03, face)
-        sheet.ellipse(x, 0.615, 0.075, 0.05, mix(person.skin, (214, 62, 56), 0.5), 0.45, 0.035, face)
+        sheet.ellipse(
+            x, 0.615, 0.075, 0.05, mix(person.skin, (214, 62, 56), 0.5), 0.45, 0.035, face
+        )
     sheet.ellipse(0.495, 0.79, 0.06, 0.035, light, 0.5, 0.02, face)  # chin
     for x in (0.375, 0.625):  # eye sockets
         sheet.ellipse(x, 0.43, 0.095, 0.05, dark, 0.42, 0.025, face)
@@ -214,7 +218,9 @@ def _eye(sheet: _Sheet, person: Portrait, side: int) -> None:
     white = sheet.shape(almond, (240, 234, 228))
     sheet.ellipse(x, y - 0.003, 0.029, 0.030, mix(person.eyes, BLACK, 0.55), within=white)
     sheet.ellipse(x, y, 0.024, 0.025, person.eyes, within=white)
-    sheet.ellipse(x, y + 0.008, 0.016, 0.012, mix(person.eyes, (255, 220, 160), 0.5), 0.8, 0.005, white)
+    sheet.ellipse(
+        x, y + 0.008, 0.016, 0.012, mix(person.eyes, (255, 220, 160), 0.5), 0.8, 0.005, white
+    )
     sheet.ellipse(x, y - 0.002, 0.012, 0.0125, (12, 10, 12), within=white)
     sheet.ellipse(x, y - 0.03, 0.06, 0.012, (60, 36, 34), 0.55, 0.007, white)  # the lid's shadow
     sheet.ellipse(x - 0.009, y - 0.011, 0.0065, 0.0065, WHITE, within=white)
@@ -222,7 +228,9 @@ def _eye(sheet: _Sheet, person: Portrait, side: int) -> None:
            (x + 0.038, y - 0.022), (x + 0.066, y + 0.006)]  # fmt: skip
     sheet.line(lid, 0.009, mix(_shadow(person, 0.9), BLACK, 0.6), 0.95, 0.001)
     sheet.line([(px, py - 0.021) for px, py in lid], 0.006, _shadow(person, 0.8), 0.6, 0.003)
-    sheet.line([(px, 2 * y - py + 0.012) for px, py in lid[1:4]], 0.005, _shadow(person), 0.5, 0.003)
+    sheet.line(
+        [(px, 2 * y - py + 0.012) for px, py in lid[1:4]], 0.005, _shadow(person), 0.5, 0.003
+    )
     brow = [(x - 0.075 * side, y - 0.072), (x - 0.02 * side, y - 0.088), (x + 0.05 * side, y - 0.084),
             (x + 0.09 * side, y - 0.058)]  # fmt: skip
     colour = mix(person.hair, BLACK, 0.25)
@@ -328,7 +336,10 @@ def _hair_in_front(sheet: _Sheet, person: Portrait) -> None:
                                (0.735, 0.29), (0.65, 0.225), (0.52, 0.245), (0.37, 0.205),
                                (0.275, 0.29), (0.245, 0.40), (0.215, 0.42), (0.22, 0.20),
                                (0.32, 0.095)], person.hair, blur=0.004)  # fmt: skip
-            strands = [[(0.32, 0.16), (0.45, 0.11), (0.60, 0.12)], [(0.34, 0.19), (0.48, 0.16), (0.64, 0.16)]]
+            strands = [
+                [(0.32, 0.16), (0.45, 0.11), (0.60, 0.12)],
+                [(0.34, 0.19), (0.48, 0.16), (0.64, 0.16)],
+            ]
     if strands:
         sheet.line([(0.27, 0.33), (0.37, 0.235), (0.52, 0.225), (0.64, 0.245), (0.73, 0.33)], 0.02,
                    _shadow(person, 0.8), 0.35, 0.012)  # fmt: skip
@@ -347,5 +358,7 @@ def _glasses(sheet: _Sheet) -> None:
         sheet.shape([(x - 0.05, 0.39), (x - 0.01, 0.39), (x - 0.06, 0.54), (x - 0.10, 0.54)], WHITE,
                     0.16, 0.006, lens)  # fmt: skip
         sheet.line([*points, points[0], points[1]], 0.011, frame, 0.95, 0.0008)
-        sheet.line([(x + 0.09 * side, 0.425), (0.5 + 0.265 * side, 0.445)], 0.012, frame, 0.95, 0.001)
+        sheet.line(
+            [(x + 0.09 * side, 0.425), (0.5 + 0.265 * side, 0.445)], 0.012, frame, 0.95, 0.001
+        )
     sheet.line([(0.468, 0.43), (0.50, 0.418), (0.532, 0.43)], 0.011, frame, 0.95, 0.0008)

@@ -1,0 +1,28 @@
+"""Super-resolve: choose a face, watch it being resolved, compare. Start with `make app`."""
+
+import streamlit as st
+
+from sr3.ui import live, result, words
+from sr3.ui.frame import page
+from sr3.ui.inputs import choose_face
+from sr3.ui.settings import choose_recipe
+
+LEAD = (
+    "A face is reduced to 16 × 16 pixels. A diffusion model then draws it anew at 128 × 128: "
+    "it starts from noise and takes the noise away, step by step."
+)
+
+with page("Super-resolve a face", LEAD):
+    choice, view = st.columns([1, 2.5], gap="large")
+    with choice:
+        chooser = st.container()
+        recipe = choose_recipe()
+        with chooser:
+            face = choose_face(recipe.resolver.low_size, recipe.resolver.high_size)
+    with view:
+        run = live.current(face)
+        live.controls(face, recipe, run)
+        live.watch(face, run)
+        if run is not None and run.ended:
+            result.show(run)
+        words.explain_chain()

@@ -1,0 +1,118 @@
+"""Choose a face: from the gallery, from a file or with the camera.
+
+Invariants: what a visitor gives is decoded here, on the server, whatever the browser let through;
+it lives in that visitor's session alone and is neither stored nor logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+from sr3.errors import ImageError, SR3Error
+from sr3.faces import crop_face
+from sr3.images import Pixels, decode, degrade, resize
+from sr3.ui import gallery
+from sr3.ui.stage import webp
+from sr3.ui.tiles import Tile, pick
+
+FILE_TYPES = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "heic", "heif"]
+MAX_BYTES = 20_000_000  # as `maxUploadSize`, which the browser alone enforces
+MAX_FACES = 6  # offered of one photograph
+
+
+@dataclass(frozen=True)
+class Face:
+    """A chosen face at both sizes; `original` is None where there is nothing to compare with."""
+
+    identity: str  # another picture, another identity
+    low_res: Pixels  # (low, low, 3) uint8
+    original: Pixels | None  # (high, high, 3) uint8
+    note: str  # what was done to get it, one plain sentence
+
+
+def choose_face(low: int, high: int) -> Face | None:
+    """The visitor's face, reduced to `low` pixels a side; None while there is none."""
+    chosen, upload, camera = st.tabs(
+        ["Gallery", "Upload", "Camera"], on_change="rerun", key="sr3_source"
+    )
+    if upload.open:
+        with upload:
+            file = st.file_uploader(
+                "A photograph with a face", FILE_TYPES, key="sr3_upload",
+                help="It stays in this server's memory while you look at it and is never stored.",
+            )  # fmt: skip
+            return _from_visitor(file.getvalue(), low, high) if file else None
+    if camera.open:
+        with camera:
+            shot = st.camera_input("A photograph of you", key="sr3_camera")
+            st.caption("It stays in this server's memory while you look at it, and is not stored.")
+            return _from_visitor(shot.getvalue(), low, high) if shot else None
+    with chosen:
+        name = pick("Faces of the gallery", gallery.tiles(), "sr3_gallery")
+        face = gallery.faces()[name]
+        st.caption(face.credit)
+        return _reduced(face.pixels, low, high, f"gallery-{name}", "")
+
+
+def _from_visitor(data: bytes, low: int, high: int) -> Face | None:
+    """A visitor's bytes as a face; anything wrong with them becomes one box."""
+    try:
+        return _read(data, low, high)
+    except SR3Error as error:
+        st.error(str(error), icon=":material/error:")
+        return None
+
+
+def _read(data: bytes, low: int, high: int) -> Face:
+    if len(data) > MAX_BYTES:
+        raise ImageError(
+            f"This file has {len(data) / 1e6:.0f} MB; the most is {MAX_BYTES / 1e6:.0f} MB."
+        )
+    digest = hashlib.sha256(data).hexdigest()
+    kept: dict[str, Image.Image] = st.session_state.setdefault("sr3_photographs", {})
+    if digest not in kept:
+        kept.clear()  # one photograph a visitor
+        kept[digest] = decode(data)
+    photograph = kept[digest]
+    if photograph.size == (low, low):
+        note = f"The picture has {low} × {low} pixels and was taken as the input itself."
+        return Face(digest, np.asarray(photograph), None, note)
+    crop = crop_face(photograph)
+    choose = _which(photograph, crop.found, digest) if crop.found > 1 else 0
+    if choose:
+        crop = crop_face(photograph, choose=choose)
+    st.caption(crop.note)
+    return _reduced(np.asarray(crop.image), low, high, f"{digest}-{choose}", crop.note)
+
+
+def _which(photograph: Image.Image, found: int, digest: str) -> int:
+    """Which of several faces: the largest, until the visitor chooses another."""
+    key = f"sr3_which_{digest[:12]}"
+    made: dict[str, list[Tile]] = st.session_state.setdefault("sr3_found", {})
+    if key not in made:
+        made.clear()
+        crops = [crop_face(photograph, choose=k).image for k in range(min(found, MAX_FACES))]
+        small = [crop.resize((gallery.THUMBNAIL, gallery.THUMBNAIL)) for crop in crops]
+        made[key] = [
+            Tile(str(k), "Largest" if k == 0 else f"Face {k + 1}", webp(np.asarray(face)))
+            for k, face in enumerate(small)
+        ]
+    st.markdown(f"{found} faces were found. Which one?")
+    return int(pick("Faces in the photograph", made[key], key))
+
+
+def _reduced(pixels: Pixels, low: int, high: int, identity: str, note: str) -> Face:
+    """A square picture at both sizes, reduced as in training: to `high`, and that to `low`."""
+    if pixels.shape[0] < low:
+        raise ImageError(
+            f"The face has only {pixels.shape[0]} pixels a side; {low} are needed at least."
+        )
+    if pixels.shape[0] < high:
+        return Face(identity, degrade(pixels, low), None, note)
+    original = resize(pixels, high)
+    return Face(identity, degrade(original, low), original, note)

@@ -1,0 +1,81 @@
+"""How to draw the picture: an expander whose defaults are the checkpoint's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from sr3.config import SamplerConfig
+from sr3.pipeline import SuperResolver
+from sr3.ui import service
+
+SAMPLERS = {
+    "dpmpp": "DPM-Solver++ (2M)",
+    "ddim": "DDIM",
+    "ancestral": "Ancestral (the SR3 paper)",
+}
+MOST_STEPS = 200
+MOST_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checkpoint with everything that decides what it draws."""
+
+    resolver: SuperResolver
+    title: str  # the checkpoint's
+    sampling: SamplerConfig
+    seed: int
+
+
+def choose_recipe() -> Recipe:
+    """The recipe, from the visitor's settings. Raises CheckpointError where there is none."""
+    entries = service.offered()
+    with st.expander("Settings", icon=":material/tune:"):
+        name = st.selectbox(
+            "Checkpoint", list(entries), format_func=lambda name: entries[name].title,
+            key="sr3_checkpoint", help="The trained network.",
+        )  # fmt: skip
+        resolver = service.resolver(name)
+        usual = resolver.config.sampling
+        last = resolver.schedule.steps
+        sampler = st.selectbox(
+            "Sampler", list(SAMPLERS), list(SAMPLERS).index(usual.sampler),
+            format_func=SAMPLERS.__getitem__, key=f"sr3_sampler_{name}",
+            help="The rule that turns each clean estimate into the next, less noisy image.",
+        )  # fmt: skip
+        steps = st.slider(
+            "Steps", 1, MOST_STEPS, min(usual.steps, MOST_STEPS), key=f"sr3_steps_{name}",
+            help="How often the network looks at the image. More is slower.",
+        )  # fmt: skip
+        estimate = usual.start if usual.start < last else last // 2
+        start = st.radio(
+            "Begin from", [estimate, last], int(usual.start == last), key=f"sr3_start_{name}",
+            format_func=lambda t: "pure noise" if t == last else "the noised enlargement",
+            captions=[f"time step {estimate} of {last}", f"time step {last} of {last}"],
+            help="The bicubic enlargement with noise on it is a head start: fewer steps suffice.",
+        )  # fmt: skip
+        consistency = st.toggle(
+            "Keep to the input", usual.consistency, key=f"sr3_consistency_{name}",
+            help="After each step, make the estimate reduce to exactly the 16 × 16 input.",
+        )  # fmt: skip
+        seed = st.number_input(
+            "Seed", 0, MOST_SEED, 0, key="sr3_seed",
+            help="Which noise is drawn: another seed gives another possible face.",
+        )  # fmt: skip
+    sampling = resolver.settings(sampler=sampler, steps=steps, start=start, consistency=consistency)
+    return Recipe(resolver, entries[name].title, sampling, int(seed))
+
+
+def describe(recipe: Recipe) -> str:
+    """The recipe in one line, for captions."""
+    sampling, last = recipe.sampling, recipe.resolver.schedule.steps
+    begin = (
+        "pure noise" if sampling.start == last else f"the noised enlargement (t = {sampling.start})"
+    )
+    kept = "kept to the input" if sampling.consistency else "not kept to the input"
+    return (
+        f"{recipe.title}, {SAMPLERS[sampling.sampler]}, {sampling.steps} "
+        f"step{'s' if sampling.steps > 1 else ''} from {begin}, {kept}, seed {recipe.seed}"
+    )

@@ -1,0 +1,423 @@
+"""The command line: what it writes, what it prints where, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from sr3 import results
+from sr3.checkpoints import save_checkpoint
+from sr3.cli import app, duration
+from sr3.presets import MODELS
+from sr3.unet import UNet
+from sr3.upscale import output_stems
+
+ROOT = Path(__file__).resolve().parent.parent
+UPSCALE_KEYS = {
+    "input", "output", "checkpoint", "sampler", "steps", "seed", "seconds", "psnr", "ssim", "lpips",
+    "consistency_psnr",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _without_lpips(monkeypatch):
+    """No test here may fetch anything, and none measures LPIPS."""
+    monkeypatch.setenv("SR3_OFFLINE", "1")
+    monkeypatch.setenv("SR3_LPIPS_WEIGHTS", "nowhere")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A checkpoint folder of random weights."""
+    torch.manual_seed(0)
+    config = MODELS["tiny"]
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    save_checkpoint(path, config, UNet(config.network).state_dict(), "# A card\n")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """A folder of 12 synthetic images, 128x128."""
+    folder = tmp_path_factory.mktemp("faces")
+    for number in range(12):
+        picture(number).save(folder / f"{number:02}.png")
+    return folder
+
+
+def picture(seed, size=128):
+    small = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def call(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def refusal(result):
+    """The one sentence of a refusal: exit code 2, nothing of Python in it."""
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1 and "Traceback" not in result.output
+    return lines[0]
+
+
+# --------------------------------------------------------------------------------------- upscale
+def test_upscale_prints_the_schema_and_writes_128_pixels(tiny, tmp_path):
+    picture(1, 200).save(tmp_path / "a.jpg")
+    out = tmp_path / "out"
+    result = call("upscale", tmp_path / "a.jpg", "--out", out, "--checkpoint", tiny,
+                  "--steps", 2, "--seed", 3, "--no-align", "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert set(row) == UPSCALE_KEYS
+    assert (row["steps"], row["seed"], row["checkpoint"]) == (2, 3, tiny)
+    assert row["sampler"] == MODELS["tiny"].sampling.sampler
+    assert row["lpips"] is None and "LPIPS is not available" in result.stderr
+    assert row["seconds"] > 0 and -1 < row["ssim"] < 1 and row["consistency_psnr"] > 30
+    with Image.open(row["output"]) as written:
+        assert written.size == (128, 128) and written.mode == "RGB" and not written.info
+        pixels = np.asarray(written, dtype=float)
+    assert sorted(path.name for path in out.iterdir()) == ["a.png"]
+    with Image.open(tmp_path / "a.jpg") as opened:
+        truth = np.asarray(opened.resize((128, 128), Image.Resampling.BICUBIC), dtype=float)
+    expected = -10 * np.log10(np.mean((pixels - truth) ** 2) / 255**2)
+    assert row["psnr"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_low_res_inputs_are_taken_as_they_are(tiny, tmp_path):
+    small = picture(2, 16)
+    small.save(tmp_path / "s.png")
+    result = call("upscale", tmp_path / "s.png", "--out", tmp_path / "out", "--checkpoint", tiny,
+                  "--low-res", "--json")  # fmt: skip
+    (row,) = json.loads(result.stdout)
+    assert row["psnr"] is row["ssim"] is row["lpips"] is None
+    with Image.open(row["output"]) as written:
+        again = np.asarray(written.resize((16, 16), Image.Resampling.BICUBIC), dtype=float)
+    assert np.abs(again - np.asarray(small)).max() < 16, "it is the picture that was given"
+
+
+def test_low_res_refuses_other_sizes(tiny, tmp_path):
+    picture(2, 20).save(tmp_path / "s.png")
+    out = tmp_path / "out"
+    result = call("upscale", tmp_path / "s.png", "--out", out, "--checkpoint", tiny, "--low-res")
+    assert "20x20" in refusal(result) and "16x16" in refusal(result)
+    assert not out.exists()
+
+
+def test_an_original_smaller_than_the_result_is_not_scored(tiny, tmp_path):
+    picture(2, 64).save(tmp_path / "s.png")
+    result = call("upscale", tmp_path / "s.png", "--out", tmp_path / "out", "--checkpoint", tiny,
+                  "--no-align", "--json")  # fmt: skip
+    (row,) = json.loads(result.stdout)
+    assert row["psnr"] is None and row["consistency_psnr"] is not None
+
+
+HOSTILE = {
+    "text.png": b"hello",
+    "empty.png": b"",
+    "page.jpg": b"<html><body>no</body></html>",
+    "drawing.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    "cut.png": None,
+    "one.png": None,
+    "missing.png": None,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_end_in_one_sentence(tiny, tmp_path, name):
+    file, out = tmp_path / name, tmp_path / "out"
+    if (content := HOSTILE[name]) is not None:
+        file.write_bytes(content)
+    elif name == "one.png":
+        Image.new("RGB", (1, 1)).save(file)
+    elif name == "cut.png":
+        picture(0).save(file)
+        file.write_bytes(file.read_bytes()[:2000])
+    sentence = refusal(call("upscale", file, "--out", out, "--checkpoint", tiny))
+    assert name in sentence
+    assert not out.exists()
+
+
+def test_one_bad_file_spoils_nothing_else(tiny, faces, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no")
+    paths = [faces / "00.png", tmp_path / "bad.png", faces / "01.png"]
+    both = call("upscale", *paths, "--out", tmp_path / "both", "--checkpoint", tiny, "--json")
+    assert "bad.png" in refusal(both)
+    rows = json.loads(both.stdout)
+    assert [Path(row["input"]).name for row in rows] == ["00.png", "01.png"]
+    alone = call("upscale", faces / "01.png", "--out", tmp_path / "alone", "--checkpoint", tiny)
+    assert alone.exit_code == 0
+    first, second = (
+        np.asarray(Image.open(tmp_path / where / "01.png"), dtype=int)
+        for where in ("both", "alone")
+    )
+    assert np.abs(first - second).max() <= 1, "batch size moves at most a rounding"
+
+
+def test_folders_samples_and_equal_stems(tiny, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        picture(len(folder)).save(tmp_path / folder / "face.png")
+        (tmp_path / folder / "notes.txt").write_text("not an image")
+    out = tmp_path / "out"
+    result = call("upscale", tmp_path / "a", tmp_path / "b", "--out", out, "--checkpoint", tiny,
+                  "--samples", 2, "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    names = ["face-0.png", "face-1.png", "face-2-0.png", "face-2-1.png"]
+    assert [Path(row["output"]).name for row in json.loads(result.stdout)] == names
+    assert sorted(path.name for path in out.iterdir()) == names
+    a, b = (np.asarray(Image.open(out / name)) for name in names[:2])
+    assert not np.array_equal(a, b)
+
+
+def test_no_input_is_overwritten(tmp_path):
+    files = [tmp_path / "face.png", tmp_path / "x" / "FACE.jpg", tmp_path / "face-2.jpg"]
+    assert output_stems(files, tmp_path, 1) == ["face-2", "FACE-3", "face-2-2"]
+    assert output_stems(files, tmp_path / "out", 1) == ["face", "FACE-2", "face-2-2"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--steps", "0"),
+        ("--sampler", "magic"),
+        ("--checkpoint", "nowhere"),
+        ("--device", "abacus"),
+        ("--samples", "0"),
+        ("--start", "9999"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(tiny, faces, tmp_path, words):
+    given = [*words] if "--checkpoint" in words else ["--checkpoint", tiny, *words]
+    refusal(call("upscale", faces / "00.png", "--out", tmp_path / "out", *given))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_write_leaves_no_part(tiny, faces, tmp_path, monkeypatch):
+    def fail(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", fail)
+    result = call("upscale", faces / "00.png", "--out", tmp_path / "out", "--checkpoint", tiny)
+    assert result.exit_code != 0
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# ------------------------------------------------------------------------- evaluate and catalogue
+def test_evaluate_writes_the_table_and_prints_a_summary(tiny, faces, tmp_path):
+    file = tmp_path / "table.parquet"
+    result = call("evaluate", "--checkpoint", tiny, "--domain", faces, "--images", 2, "--steps", 2,
+                  "--samples", 2, "--out", file, "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    table = results.read(file)
+    assert set(table["checkpoint"]) == {tiny, "bicubic", "regression"}
+    rows = {(row["checkpoint"], row["metric"]): row for row in json.loads(result.stdout)}
+    mine = table[(table["checkpoint"] == tiny) & (table["metric"] == "psnr")]
+    assert len(mine) == 4 and rows[tiny, "psnr"]["n"] == 2
+    assert rows[tiny, "psnr"]["mean"] == pytest.approx(mine["value"].mean())
+    folder = tmp_path / "table"
+    for _ in range(2):
+        again = call("evaluate", "--checkpoint", tiny, "--domain", faces, "--images", 2,
+                     "--steps", 2, "--samples", 2, "--out", folder)  # fmt: skip
+        assert again.exit_code == 0
+    values = results.read(folder)["value"]
+    assert np.array_equal(values, table["value"]), "measuring again gives the same numbers"
+
+
+def test_checkpoints_and_domains_list_as_json():
+    keys = {"name", "title", "source", "parent", "domain", "images", "updates", "range", "licence",
+            "available"}  # fmt: skip
+    rows = json.loads(call("checkpoints", "list", "--json").stdout)
+    assert all(set(row) == keys for row in rows)
+    names = {row["name"] for row in json.loads(call("domains", "--json").stdout)}
+    assert {"aaf", "anime"} <= names
+
+
+def test_checkpoints_show_and_verify(tiny):
+    shown = json.loads(call("checkpoints", "show", tiny, "--json").stdout)
+    assert len(shown["sha256"]) == 64 and shown["config"]["network"]["low_res"] == 16
+    assert "# A card" in call("checkpoints", "show", tiny).stdout
+    assert call("checkpoints", "verify", tiny).exit_code == 0
+
+
+def test_verify_finds_damage_and_another_hash(tiny, tmp_path, monkeypatch):
+    from sr3 import checkpoints
+
+    registered = checkpoints.RegistryEntry("mine", "Mine", tiny, sha256="0" * 64)
+    monkeypatch.setattr(checkpoints, "registry", lambda: {"mine": registered})
+    assert "000000000000" in refusal(call("checkpoints", "verify"))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_bytes((Path(tiny) / "config.json").read_bytes())
+    (broken / "model.safetensors").write_bytes(b"no")
+    refusal(call("checkpoints", "verify", broken))
+
+
+def test_import_refuses_what_is_no_checkpoint_and_folders_that_exist(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"no")
+    refusal(call("checkpoints", "import", tmp_path / "a.pth", "--out", tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    refusal(call("checkpoints", "import", tmp_path / "none.pth", "--out", tmp_path / "new"))
+    assert "exists" in refusal(call("checkpoints", "import", tmp_path / "a.pth", "--out", tmp_path))
+    assert (tmp_path / "a.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("upscale",), ("evaluate",), ("train",), ("checkpoints",), ("domains",)],
+)
+def test_every_command_has_help(words):
+    result = call(*words, "--help")
+    assert result.exit_code == 0 and "--help" in result.stdout
+
+
+# ----------------------------------------------------------------------------------------- train
+def train(out, faces, *words):
+    return call("train", "--preset", "tiny", "--domain", faces, "--out", out, "--batch", 2,
+                "--device", "cpu", "--precision", "float32", *words)  # fmt: skip
+
+
+def losses(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def stop_after(monkeypatch, count):
+    """Ctrl-C while update `count` is being recorded."""
+    from sr3 import cli
+
+    def line(record):
+        if record.step == count:
+            signal.raise_signal(signal.SIGINT)
+        return f"update {record.step}"
+
+    monkeypatch.setattr(cli, "EVERY", 0.0)
+    monkeypatch.setattr(cli, "progress_line", line)
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(faces, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = train(whole, faces, "--steps", 6)
+    assert result.exit_code == 0, result.output
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        stopped = train(parts, faces, "--steps", 6)
+    assert stopped.exit_code == 128 + signal.SIGINT and "--resume" in stopped.stderr
+    assert len(losses(parts)) == 3 and not (parts / "checkpoint").exists()
+    assert "--resume" in refusal(train(parts, faces, "--steps", 6))
+    assert train(parts, faces, "--steps", 6, "--resume").exit_code == 0
+    keys = ("step", "loss", "learning_rate", "gradient_norm")
+    first, second = ([[row[k] for k in keys] for row in losses(out)] for out in (whole, parts))
+    assert first == second and len(first) == 6
+    one, two = (load_file(out / "checkpoint" / "model.safetensors") for out in (whole, parts))
+    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+    states = [torch.load(out / "state.pt", weights_only=True)["network"] for out in (whole, parts)]
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_the_checkpoint_says_where_it_comes_from(faces, tmp_path):
+    from sr3.domains import load_domain
+
+    out = tmp_path / "run"
+    assert train(out, faces, "--steps", 2).exit_code == 0
+    card = (out / "checkpoint" / "README.md").read_text()
+    domain = load_domain(str(faces))
+    curve = json.loads((out / "curve.jsonl").read_text().splitlines()[-1])
+    for fact in (
+        domain.sha256, f"| Training images | {len(domain.train)} |", "--steps 2 --batch 2",
+        "2 (finished)", f"{curve['psnr']:.4f} (bicubic ", "non-commercial research",
+        "| LPIPS ↓ | unmeasured |",
+    ):  # fmt: skip
+        assert fact in card, fact
+    assert {"seconds", "step", "psnr", "ssim", "lpips"} <= set(curve)
+    (sheet,) = (out / "sheets").iterdir()
+    with Image.open(sheet) as opened:
+        assert opened.size == (128 * len(domain.validation), 4 * 128)
+    # What the card says was measured on the very weights that were saved.
+    import sr3
+    from sr3.domains import load_pixels
+
+    model = sr3.load(out / "checkpoint", "cpu")
+    truth = load_pixels(domain.subset("validation", len(domain.validation)))
+    drawn = model.upscale(list(truth)).images[:, 0].astype(float)
+    error = ((drawn - truth) ** 2).mean(axis=(1, 2, 3)) / 255**2
+    assert curve["psnr"] == pytest.approx(np.mean(-10 * np.log10(error)), abs=1e-9)
+    again = call("upscale", faces / "00.png", "--out", tmp_path / "out", "--checkpoint",
+                 out / "checkpoint")  # fmt: skip
+    assert again.exit_code == 0, "what was trained can be used"
+
+
+def test_a_time_budget_ends_the_run(faces, tmp_path):
+    assert train(tmp_path / "run", faces, "--minutes", 0.01).exit_code == 0
+    rows = losses(tmp_path / "run")
+    assert rows[-1]["seconds"] >= 0.6 > rows[-2]["seconds"]
+
+
+def test_another_run_is_not_continued(faces, tmp_path):
+    assert train(tmp_path / "run", faces, "--steps", 1).exit_code == 0
+    (tmp_path / "other").mkdir()
+    for number in range(12):
+        picture(100 + number).save(tmp_path / "other" / f"{number}.png")
+    result = train(tmp_path / "run", tmp_path / "other", "--steps", 2, "--resume")
+    assert "domain" in refusal(result)
+    refusal(train(tmp_path / "run", faces, "--steps", 2, "--resume", "--seed", 1))
+
+
+def test_training_from_a_checkpoint_begins_there(tiny, faces, tmp_path):
+    out = tmp_path / "run"
+    rate = ("--learning-rate", 1e-12)
+    assert train(out, faces, "--steps", 1, "--init", tiny, *rate).exit_code == 0
+    before, after = (load_file(Path(p) / "model.safetensors") for p in (tiny, out / "checkpoint"))
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert f"--init {tiny}" in (out / "checkpoint" / "README.md").read_text()
+    refusal(train(tmp_path / "x", faces, "--steps", 1, "--init", "nowhere"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--steps", 1, "--minutes", 1),
+        ("--steps", 0),
+        ("--precision", "float7", "--steps", 1),
+        ("--preset", "none", "--steps", 1),
+        ("--domain", "nowhere", "--steps", 1),
+    ],
+)
+def test_training_mistakes_are_one_sentence(faces, tmp_path, words):
+    refusal(train(tmp_path / "run", faces, *words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_sigterm_saves_the_state(faces, tmp_path):
+    """A real process, really terminated."""
+    out = tmp_path / "run"
+    words = ("train", "--preset", "tiny", "--domain", faces, "--minutes", 5, "--out", out,
+             "--device", "cpu", "--batch", 2)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sr3", *map(str, words)],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    log, deadline = out / "log.jsonl", time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in stderr
+    step = torch.load(out / "state.pt", weights_only=True)["step"]
+    assert step == losses(out)[-1]["step"]
+
+
+def test_durations_are_readable():
+    assert [duration(s) for s in (42, 720, 11_100)] == ["42 s", "12 min", "3 h 05 min"]
