@@ -11,6 +11,7 @@ import os
 import struct
 import sys
 import threading
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -317,12 +318,21 @@ def test_a_colour_profile_is_converted_to_srgb(kind):
     assert distance(pixels_of(data), smooth()[..., ::-1]) <= 2
 
 
-def test_a_colour_profile_leaves_alpha_and_greys_alone():
+def test_a_colour_profile_leaves_alpha_alone():
     rgba = np.dstack([smooth(), np.full(smooth().shape[:2], 128, dtype=np.uint8)])
     expected = on_white(smooth()[..., ::-1], rgba[..., 3])
     assert distance(pixels_of(saved(rgba, icc_profile=swapped_profile())), expected) <= 2
-    grey = saved(smooth()[..., 0].copy(), icc_profile=swapped_profile())
-    assert distance(pixels_of(grey), np.repeat(smooth()[..., :1], 3, axis=2)) <= 2
+
+
+def test_a_grey_picture_may_have_an_rgb_profile():
+    gamma = struct.pack(">I", 0x00026666)  # 2.4, in the curve's s15Fixed16
+    assert gamma in swapped_profile()
+    profile = swapped_profile().replace(gamma, struct.pack(">I", 0x00018000))  # 1.5
+    grey = smooth()[..., 0].copy()
+    colour = np.repeat(grey[..., None], 3, axis=2)
+    decoded = pixels_of(saved(grey, icc_profile=profile))
+    assert distance(decoded, pixels_of(saved(colour, icc_profile=profile))) <= 1
+    assert distance(decoded, colour) > 20
 
 
 def test_a_profile_that_is_broken_or_of_another_space_is_ignored():
@@ -496,6 +506,16 @@ def test_bombs_are_refused_before_they_are_decoded(bomb, monkeypatch):
     assert made == []
 
 
+def test_a_heic_that_turns_out_larger_than_its_header(monkeypatch):
+    data = heic()
+
+    def load(self):
+        self._size = (9_000, 9_000)
+
+    monkeypatch.setattr("pillow_heif.HeifImageFile.load", load)
+    assert "9,000 x 9,000" in refusal(data)
+
+
 def test_a_jpeg_of_endless_scans_is_refused():
     data = saved(smooth(), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
@@ -569,6 +589,23 @@ def test_threads_share_no_state():
     assert results[48:] == [None] * 6
     after = list(warnings.filters), Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     assert after == state
+
+
+def test_one_decoding_at_a_time(monkeypatch):
+    running, most = [], []
+    original = images._decode
+
+    def watched(*arguments):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+        return original(*arguments)
+
+    monkeypatch.setattr(images, "_decode", watched)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(decode, [saved(noise())] * 8))) == 8
+    assert max(most) == 1
 
 
 # --- what is given back ----------------------------------------------------------------------

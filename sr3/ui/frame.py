@@ -37,7 +37,7 @@ PAGES = (
 @contextmanager
 def page(title: str, lead: str) -> Iterator[None]:
     """Everything inside is the page's body; a `SR3Error` in it becomes one box."""
-    st.set_page_config(f"{title} · SR3 Lab", ":material/face:", layout="wide")
+    st.set_page_config(f"{title} · SR3 Lab", MARK, layout="wide")
     navigation()
     st.title(title, anchor=False)
     st.markdown(lead)
