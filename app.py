@@ -8,12 +8,12 @@ from sr3.ui.inputs import choose_face
 from sr3.ui.settings import choose_recipe
 
 LEAD = (
-    "A face is reduced to 16 × 16 pixels. A diffusion model then draws it anew at 128 × 128: "
-    "it starts from noise and takes the noise away, step by step."
+    "From 16 × 16 pixels to 128 × 128: a diffusion model starts from noise and takes the noise "
+    "away, step by step."
 )
 
 with page("Super-resolve a face", LEAD):
-    choice, view = st.columns([1, 2.5], gap="large")
+    choice, view = st.columns([1, 2.5], gap="medium")
     with choice:
         chooser = st.container()
         recipe = choose_recipe()

@@ -6,12 +6,13 @@ Invariant: nothing here changes a checkpoint that exists; an import goes into a 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sr3.cards import make_card
+from sr3.cards import NON_COMMERCIAL, make_card
 from sr3.errors import CheckpointError, DomainError
 
 FIELDS = (
@@ -56,18 +57,20 @@ def show_checkpoint(
     as_json: Json = False,
 ) -> None:
     """One checkpoint: where it is, its hash, settings and card."""
-    from sr3.checkpoints import CARD, find_checkpoint, read_config, registry, weights_hash
+    from sr3.checkpoints import CARD, find_checkpoint, read_settings, registry, weights_hash
+    from sr3.combine import Recipe
     from sr3.config import to_dict
 
     path = find_checkpoint(name)
-    config, digest = read_config(path), weights_hash(path)
+    settings, digest = read_settings(path), weights_hash(path)
+    values = settings.to_json() if isinstance(settings, Recipe) else to_dict(settings)
     if as_json:
         entry = registry().get(name)
         known = {field: getattr(entry, field, None) for field in FIELDS}
         known |= {"name": name, "available": True}
-        print_json(known | {"sha256": digest, "config": to_dict(config)})
+        print_json(known | {"sha256": digest, "config": values})
         return
-    typer.echo(f"{name}: {path}\nsha256: {digest}\n{json.dumps(to_dict(config), indent=2)}")
+    typer.echo(f"{name}: {path}\nsha256: {digest}\n{json.dumps(values, indent=2)}")
     if (path / CARD).exists():
         typer.echo((path / CARD).read_text(encoding="utf-8"))
 
@@ -81,11 +84,11 @@ def import_checkpoint(
     """Turn a public SR3 checkpoint into a checkpoint folder."""
     if not file.is_file():
         raise CheckpointError(f"There is no file {file}: give a public *_gen.pth file.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists already: give the name of a new folder.")
+    _refuse_existing(out)
     import torch
 
-    from sr3.checkpoints import load_public, save_checkpoint
+    from sr3.checkpoints import save_checkpoint
+    from sr3.public_format import load_public
 
     config, network = load_public(file)
     dtype = torch.float16 if half else torch.float32
@@ -94,7 +97,7 @@ def import_checkpoint(
 
 
 def _import_card(file: Path, network: Any, half: bool) -> str:
-    from sr3.evaluate import hash_of
+    from sr3.checkpoints import hash_of
 
     size = network.config.low_res, network.config.high_res
     facts = {
@@ -110,6 +113,53 @@ def _import_card(file: Path, network: Any, half: bool) -> str:
         {"Import": facts, "Measured": {"All metrics": None}},
         PUBLIC_LICENCE,
     )
+
+
+@checkpoints.command("combine")
+def combine_checkpoints(
+    parent: Annotated[str, typer.Option(help="The original: a registered name or a folder.")],
+    tuned: Annotated[str, typer.Option(help="What was fine-tuned from it.")],
+    out: Annotated[Path, typer.Option(help="The new checkpoint folder.")],
+    splice: Annotated[
+        int | None, typer.Option(help="Time step: the tuned one from it down, the parent above.")
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Or interpolate: 0 is the parent, 1 the tuned one.")
+    ] = None,
+) -> None:
+    """Make one checkpoint of two, without copying their weights: spliced or interpolated."""
+    from sr3.checkpoints import (
+        as_parent,
+        find_checkpoint,
+        load_checkpoint,
+        read_config,
+        save_checkpoint,
+    )
+    from sr3.combine import Kind, Recipe
+
+    if (splice is None) == (weight is None):
+        raise CheckpointError("Give either --splice T or --weight W.")
+    _refuse_existing(out)
+    kind: Kind = "interpolated" if splice is None else "spliced"
+    parents = as_parent(parent, out), as_parent(tuned, out)
+    recipe = Recipe(kind, parents, splice, weight, read_config(find_checkpoint(parent)))
+    hashes = {each.name: f"sha256 `{each.sha256}`" for each in parents}
+    card = make_card(
+        f"SR3 Lab: {kind}", recipe.describe(), {"Made of": hashes, "Measured": {"All": None}},
+        NON_COMMERCIAL,
+    )  # fmt: skip
+    save_checkpoint(out, recipe, {}, card)
+    try:
+        load_checkpoint(out)
+    except CheckpointError:
+        shutil.rmtree(out)
+        raise
+    typer.echo(f"{recipe.describe()} It is in {out}.", err=True)
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists already: give the name of a new folder.")
 
 
 @checkpoints.command("verify")

@@ -1,8 +1,13 @@
 """Checkpoints: folders of `config.json`, safetensors weights and a card, in the Hub's own shape.
 
+A folder holds a whole network (`config.json` is its ModelConfig), or is made of others
+(`config.json` is a `sr3.combine.Recipe`): then it names its parents, and whoever loads it finds
+them, checks their hashes and puts the network together.
+
 Invariants: weights are loaded strictly (every tensor present, every shape right), never from code;
-a folder is written whole or not at all; weights over `SHARD_BYTES` are split into shards with the
-Hub's index file. `checkpoints/registry.toml` lists what the app offers.
+a parent that is not the very one recorded is refused; a folder is written whole or not at all;
+weights over `SHARD_BYTES` are split into shards with the Hub's index file.
+`checkpoints/registry.toml` lists what the app offers.
 """
 
 from __future__ import annotations
@@ -10,45 +15,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sr3.combine import Parent, Recipe, Spliced, add_delta, interpolate, same_network
 from sr3.config import ModelConfig, from_dict, to_dict
 from sr3.errors import CheckpointError, ConfigError
-from sr3.presets import MODELS
-from sr3.unet import UNet
+from sr3.public_format import load_public
+from sr3.schedule import NoiseSchedule
+from sr3.unet import UNet, with_weights
 
 ROOT = Path(__file__).parent.parent / "checkpoints"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 9_500_000  # the Hub keeps files up to 10 MB as they are
-
-# Our names -> the public checkpoints' names, in order; each is one `re.sub`.
-PUBLIC_NAMES = (
-    (r"^embedding\.expand\.", "noise_level_mlp.1."),
-    (r"^embedding\.project\.", "noise_level_mlp.3."),
-    (r"^head_norm\.", "final_conv.block.0."),
-    (r"^head\.", "final_conv.block.3."),
-    (r"^down\.", "downs."),
-    (r"^middle\.", "mid."),
-    (r"^up\.", "ups."),
-    (r"\.attention\.", ".attn."),
-    (r"\.norm([12])\.", r".res_block.block\1.block.0."),
-    (r"\.conv([12])\.", r".res_block.block\1.block.3."),
-    (r"\.embed\.", ".res_block.noise_func.noise_func.0."),
-    (r"\.skip\.", ".res_block.res_conv."),
-    (r"^", "denoise_fn."),
-)
 
 
 @dataclass(frozen=True)
@@ -106,21 +94,82 @@ def find_checkpoint(name: str) -> Path:
     )
 
 
-def load_checkpoint(path: Path) -> tuple[ModelConfig, UNet]:
+def load_checkpoint(path: Path) -> tuple[ModelConfig, UNet | Spliced]:
     """A folder, or a public `*_gen.pth` file, as config and network (float32, eval mode, no grad).
 
-    Raises CheckpointError where a file is missing, damaged or does not fit the config.
+    Raises CheckpointError where a file is missing, damaged or does not fit the config, and where
+    a parent is not here or is not the one that the checkpoint was made of.
     """
     if path.is_file():
         return load_public(path)
-    config = read_config(path)
-    return config, _fill(config, read_weights(path), str(path))
+    settings = read_settings(path)
+    if isinstance(settings, ModelConfig):
+        return settings, with_weights(settings.network, read_weights(path), str(path))
+    return settings.model, _combined(path, settings)
 
 
-def read_config(path: Path) -> ModelConfig:
+def load_whole(path: Path) -> tuple[ModelConfig, UNet]:
+    """`load_checkpoint` for what needs one set of weights. Raises CheckpointError for a splice."""
+    config, network = load_checkpoint(path)
+    if isinstance(network, UNet):
+        return config, network
+    raise CheckpointError(
+        f"{path} is spliced of two networks: give one of its parents instead, or interpolate them."
+    )
+
+
+def _combined(path: Path, recipe: Recipe) -> UNet | Spliced:
+    """The network that a recipe describes."""
+    places = [find_parent(path, parent) for parent in recipe.parents]
+    if not all(same_network(read_config(place), recipe.model) for place in places):
+        raise CheckpointError(f"{path} and its parents have different networks: make it anew.")
+    if recipe.kind == "spliced":
+        assert recipe.step is not None
+        noisier, cleaner = (load_checkpoint(place)[1] for place in places)
+        return Spliced(noisier, cleaner, NoiseSchedule(recipe.model.schedule), recipe.step).eval()
+    parent, *tuned = (load_whole(place)[1].state_dict() for place in places)
+    if recipe.kind == "delta":
+        weights = add_delta(parent, read_weights(path), str(path))
+    else:
+        assert recipe.weight is not None
+        weights = interpolate(parent, tuned[0], recipe.weight)
+    return with_weights(recipe.model.network, weights, str(path))
+
+
+def find_parent(folder: Path, parent: Parent) -> Path:
+    """Where a parent of the checkpoint in `folder` is. Raises CheckpointError, also for a parent
+    that is not the one recorded."""
+    entry = registry().get(parent.name)
+    found = entry.path if entry else folder / parent.name
+    if not found.exists():
+        raise CheckpointError(
+            f"{folder} is made of {parent.name}, which is not here: pull or make that first."
+        )
+    if (digest := hash_of(found)) != parent.sha256:
+        raise CheckpointError(
+            f"{folder} is made of {parent.name} with hash {parent.sha256[:12]}; the one here has "
+            f"{digest[:12]}: fetch the right one, or make {folder.name} anew."
+        )
+    return found
+
+
+def as_parent(name: str, folder: Path) -> Parent:
+    """How the checkpoint that is to be in `folder` records another: by registered name, else by
+    the path from there. Raises CheckpointError where there is none."""
+    path = find_checkpoint(name)
+    if name not in registry():
+        name = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    return Parent(name, hash_of(path))
+
+
+def read_settings(path: Path) -> ModelConfig | Recipe:
     """`config.json` of a checkpoint folder. Raises CheckpointError."""
     try:
         values = json.loads((path / CONFIG).read_text())
+        if isinstance(values, dict) and values.get("kind", "full") != "full":
+            return from_dict(Recipe, values)
+        if isinstance(values, dict):
+            values.pop("kind", None)
         return from_dict(ModelConfig, values)
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -129,6 +178,14 @@ def read_config(path: Path) -> ModelConfig:
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise CheckpointError(f"{path / CONFIG} cannot be used: {error}") from error
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The model's settings of a folder of any kind or a public file. Raises CheckpointError."""
+    if path.is_file():
+        return load_public(path)[0]
+    settings = read_settings(path)
+    return settings if isinstance(settings, ModelConfig) else settings.model
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -159,9 +216,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def weights_hash(path: Path) -> str:
-    """SHA-256 over a folder's config and weight files: a checkpoint's identity in every table."""
+    """A folder's identity in every table: SHA-256 over its config and weight files, or over its
+    recipe (which holds its parents' hashes) and what weights it has of its own."""
     digest = hashlib.sha256()
-    for file in [path / CONFIG, *weight_files(path)]:
+    try:
+        settings = read_settings(path)
+    except CheckpointError:  # damaged: the hash of what is there tells so
+        settings = None
+    if isinstance(settings, Recipe):
+        digest.update(settings.identity.encode())
+        files = weight_files(path) if settings.kind == "delta" else []
+    else:
+        files = [path / CONFIG, *weight_files(path)]
+    for file in files:
         try:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         except OSError as error:
@@ -169,36 +236,52 @@ def weights_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def hash_of(path: Path) -> str:
+    """A checkpoint's identity: `weights_hash` of a folder, or a public file's SHA-256."""
+    if path.is_dir():
+        return weights_hash(path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+
+
 def save_checkpoint(
     path: Path,
-    config: ModelConfig,
+    config: ModelConfig | Recipe,
     weights: Mapping[str, Tensor],
     card: str,
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a folder atomically (a sibling is filled, then renamed over it); shards if large.
 
+    With a recipe, `weights` are the change (delta) or nothing (spliced, interpolated).
+
     Raises CheckpointError where it cannot be written; what stood there before then stays.
     """
     partial = path.with_name(path.name + ".partial")
     before = path.with_name(path.name + ".before")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    values = config.to_json() if isinstance(config, Recipe) else to_dict(config)
     try:
-        (partial / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
         (partial / CARD).write_text(card)
-        stored = {k: v.detach().to("cpu", dtype).contiguous() for k, v in weights.items()}
-        _write_weights(partial, stored)
+        if isinstance(config, ModelConfig) or config.kind == "delta":
+            stored = {k: v.detach().to("cpu", dtype).contiguous() for k, v in weights.items()}
+            _write_weights(partial, stored)
         shutil.rmtree(before, ignore_errors=True)
         if path.exists():
             os.replace(path, before)
         os.replace(partial, path)
         shutil.rmtree(before, ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter: a disk that fills up half-way
         shutil.rmtree(partial, ignore_errors=True)
         if before.exists() and not path.exists():
             before.rename(path)
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CheckpointError(f"{path} cannot be written: {reason}.") from error
 
 
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
@@ -222,77 +305,3 @@ def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (path / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _fill(config: ModelConfig, weights: Mapping[str, Tensor], what: str) -> UNet:
-    """A network with exactly these weights."""
-    with torch.device("meta"):
-        network = UNet(config.network)
-    expected = network.state_dict()
-    missing = sorted(set(expected) - set(weights))
-    extra = sorted(set(weights) - set(expected))
-    if missing or extra:
-        problem = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which is not its own"
-        raise CheckpointError(
-            f"{what} does not fit its config: it {problem} "
-            f"({len(missing)} missing, {len(extra)} too many)."
-        )
-    for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{what} does not fit its config: {name} has shape {tuple(tensor.shape)}, "
-                f"expected {tuple(expected[name].shape)}."
-            )
-    network.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
-    return network.eval().requires_grad_(False)
-
-
-def public_name(name: str) -> str:
-    """The key that a tensor of ours has in a public `*_gen.pth`."""
-    for pattern, replacement in PUBLIC_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def load_public(path: Path) -> tuple[ModelConfig, UNet]:
-    """A public `*_gen.pth` (16 -> 128 or 64 -> 512) as config and network.
-
-    The file is a state dict; code in it is refused, its schedule buffers are ignored. Raises
-    CheckpointError in one sentence for anything else.
-    """
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle fails in any way: IndexError, struct.error, ...
-        raise CheckpointError(
-            f"{path} is not a plain PyTorch state dict (damaged, or with code in it, which is "
-            "never run); expected a public *_gen.pth file."
-        ) from error
-    if not isinstance(loaded, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
-    ):
-        raise CheckpointError(f"{path} is not a state dict of tensors, as a public *_gen.pth is.")
-    theirs = {k: v for k, v in loaded.items() if k.startswith("denoise_fn.")}
-    stem = theirs.get("denoise_fn.downs.0.weight")
-    if stem is None:
-        raise CheckpointError(
-            f"{path} is not an SR3 checkpoint: it has no denoise_fn.downs.0.weight. Give the "
-            "*_gen.pth file, not the optimizer's *_opt.pth."
-        )
-    if stem.ndim == 4 and stem.shape[1] == 3:
-        raise CheckpointError(
-            f"{path} is the unconditional model (3 input channels); super-resolution needs a "
-            "conditional one (6 input channels), such as I640000_E37_gen.pth."
-        )
-    config = _public_config(theirs)
-    with torch.device("meta"):
-        names = {public_name(name): name for name in UNet(config.network).state_dict()}
-    weights = {names.get(name, name): tensor for name, tensor in theirs.items()}
-    return config, _fill(config, weights, str(path))
-
-
-def _public_config(theirs: Mapping[str, Tensor]) -> ModelConfig:
-    """Which of the two public networks a state dict is: the deepest one is told by its layers."""
-    large = "denoise_fn.downs.10.attn.qkv.weight" not in theirs and not any(
-        name.startswith("denoise_fn.downs.14.") for name in theirs
-    )
-    return MODELS["sr3-64-512" if large else "sr3-16-128"]

@@ -24,6 +24,7 @@ from sr3.errors import ConfigError, SR3Error
 
 if TYPE_CHECKING:
     from sr3.evaluate import Progress
+    from sr3.finetune import FinetuneRun
     from sr3.train import TrainStep
     from sr3.training_run import TrainingRun
 
@@ -165,9 +166,9 @@ def evaluate(
 ) -> None:
     """Measure checkpoints on domains: PSNR, SSIM, LPIPS, consistency, a row each image and seed."""
     from sr3 import results
-    from sr3.checkpoints import find_checkpoint
+    from sr3.checkpoints import find_checkpoint, hash_of
     from sr3.domains import load_domain
-    from sr3.evaluate import BASELINES, hash_of, split_named
+    from sr3.evaluate import BASELINES, split_named
     from sr3.evaluate import evaluate as measure
     from sr3.metrics import Scorer
     from sr3.pipeline import load
@@ -279,7 +280,93 @@ def train(
     say(f"The checkpoint is in {out / 'checkpoint'}.")
 
 
-def drive(run: TrainingRun) -> None:
+# ------------------------------------------------------------------------------------- finetune
+@app.command()
+def finetune(
+    checkpoint: Annotated[str, typer.Option(help="The parent: name, folder or public file.")],
+    domain: Annotated[str, typer.Option(help="Name, folder, zip or LMDB of the new faces.")],
+    images: Annotated[str, typer.Option(help="So many of its training images, or all.")],
+    steps: Annotated[int, typer.Option(min=1, help="Updates to run.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; snapshots are OUT/step-000100.")],
+    time_range: Annotated[
+        str | None, typer.Option("--range", help="Time steps A:B; levels in (A, B] alone.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="full or lora.")] = "full",
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the change (lora).")] = 8,
+    replay: Annotated[float, typer.Option(help="Share of source images in each batch.")] = 0.0,
+    replay_domain: Annotated[
+        str | None, typer.Option(help="The source: replayed, and watched for forgetting.")
+    ] = None,
+    seed: Seed = 0,
+    learning_rate: Annotated[float | None, typer.Option(help="Constant rate.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images an update.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    snapshots: Annotated[str, typer.Option(help="Updates to keep too, such as 10,30,100.")] = "",
+    evaluate_every: Annotated[int | None, typer.Option(help="Updates; else at snapshots.")] = None,
+    evaluation_images: Annotated[int, typer.Option(help="Of each domain's validation split.")] = 16,
+    save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 120.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    device: DeviceName = "auto",
+) -> None:
+    """Fine-tune a copy of a checkpoint on few images; the parent stays as it is."""
+    from sr3.checkpoints import find_checkpoint, read_config
+    from sr3.domains import load_domain
+    from sr3.finetune import FinetuneRun
+    from sr3.tuning import FinetunePlan, parse_images, parse_range, parse_steps, tuning_config
+
+    model = read_config(find_checkpoint(checkpoint))
+    training = tuning_config(
+        model, method, parse_range(time_range), steps=steps, batch=batch, seed=seed,
+        learning_rate=learning_rate, precision=precision,
+    )  # fmt: skip
+    source = load_domain(replay_domain) if replay_domain else None
+    plan = FinetunePlan(
+        checkpoint, load_domain(domain), parse_images(images), training, out, method, rank, replay,
+        source, device, parse_steps(snapshots), evaluate_every, evaluation_images, save_every,
+    )  # fmt: skip
+    say(f"Reading {len(plan.entries)} images of {plan.domain.title} ...")
+    drive(FinetuneRun(plan, resume=resume))
+    say(f"The checkpoint is in {plan.folder(steps)}.")
+
+
+# ------------------------------------------------------------------------------------------ gap
+@app.command()
+def gap(
+    checkpoint: Annotated[list[str], typer.Option(help="Name, folder or file; may be repeated.")],
+    domain: Annotated[list[str], typer.Option(help="The first one is the reference; repeat.")],
+    out: Annotated[Path, typer.Option(help="FILE.parquet to write, or a table's folder.")],
+    times: Annotated[str, typer.Option(help="Time steps.")] = "10,50,200,500,1000,1356,1500,2000",
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    images: Annotated[int | None, typer.Option(help="So many of each split.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Noise draws an image and level.")] = 8,
+    seed: Seed = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 16,
+    srga: Annotated[bool, typer.Option("--srga/--no-srga", help="The index too.")] = True,
+    device: DeviceName = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure the denoising error along the chain on each domain, and the generalization index."""
+    from sr3 import results
+    from sr3.checkpoints import find_checkpoint, hash_of
+    from sr3.domains import load_domain
+    from sr3.evaluate import split_named
+    from sr3.gap import GapSettings, measure_gap
+    from sr3.pipeline import load
+    from sr3.tuning import parse_steps
+
+    domains = [load_domain(name) for name in domain]
+    settings = GapSettings(parse_steps(times), split_named(split), images, draws, seed, batch, srga)
+    rows: list[dict[str, Any]] = []
+    for name in checkpoint:
+        digest = hash_of(find_checkpoint(name))
+        for found in measure_gap(load(name, device), digest, domains, settings):
+            rows += found.rows
+            say(f"{name} on {found.domain}: {found.what}")
+    results.write(rows, out) if out.suffix == ".parquet" else results.append(rows, out)
+    print_summary(rows, as_json)
+
+
+def drive(run: TrainingRun | FinetuneRun) -> None:
     """Run to the end, or to the first Ctrl-C or SIGTERM, after which the state is saved."""
     with stop_signals() as received:
         records = run.run()

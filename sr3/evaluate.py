@@ -19,7 +19,6 @@ rounded to 8 bit.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import subprocess
 import time
 from collections import Counter
@@ -31,10 +30,9 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from sr3.checkpoints import weights_hash
 from sr3.config import SamplerConfig
 from sr3.domains import Domain, Entry, Split, list_hash, load_pixels
-from sr3.errors import CheckpointError, ConfigError
+from sr3.errors import ConfigError
 from sr3.images import Pixels, degrade, enlarge, to_uint8
 from sr3.metrics import Scorer, psnr
 from sr3.pipeline import SuperResolver
@@ -99,8 +97,8 @@ def evaluate(
 ) -> Iterator[Progress]:
     """Measure `samples` draws of `images` (None: all) images of a split, `batch` a forward pass.
 
-    `checkpoint_hash` as `hash_of` gives it; `changes` as for `SuperResolver.upscale`. Settings and
-    images are checked at once. Raises ConfigError and DomainError.
+    `checkpoint_hash` as `checkpoints.hash_of` gives it; `changes` as for `SuperResolver.upscale`.
+    Settings and images are checked at once. Raises ConfigError and DomainError.
     """
     if samples < 1 or batch < 1:
         raise ConfigError(f"samples and batch must be at least 1; got {samples} and {batch}.")
@@ -246,17 +244,6 @@ def _rows(
 
 
 # ------------------------------------------------------------------------------------- identity
-def hash_of(path: Path) -> str:
-    """A checkpoint's identity in the table: `weights_hash`, or a public file's SHA-256."""
-    if path.is_dir():
-        return weights_hash(path)
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-
-
 def code_commit(root: Path = ROOT) -> str:
     """The git commit of this code, `-dirty` where the package differs; "unknown" outside git."""
     top = _git(root, "rev-parse", "--show-toplevel")

@@ -7,7 +7,7 @@ it is "not available" with a reason, and nothing else changes (`sr3.perceptual`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -23,7 +23,7 @@ from sr3.perceptual import Lpips, load_lpips
 
 __all__ = [
     "METRICS", "Interval", "Lpips", "Metric", "Scorer", "Scores", "bootstrap_mean", "consistency",
-    "load_lpips", "paired_difference", "psnr", "score", "ssim",
+    "load_lpips", "mean_scores", "paired_difference", "psnr", "score", "ssim",
 ]  # fmt: skip
 
 Values = NDArray[np.float64]
@@ -185,6 +185,17 @@ def score(
         Scores(**empty | {name: float(values[index]) for name, values in columns.items()})
         for index in range(len(results))
     ]
+
+
+MEASURES = ("psnr", "ssim", "lpips")
+
+
+def mean_scores(scores: Sequence[Scores]) -> dict[str, float | None]:
+    """Mean PSNR, SSIM and LPIPS over images; None where a metric is not to be had."""
+    columns = {name: [getattr(score, name) for score in scores] for name in MEASURES}
+    return {
+        name: None if None in values else float(np.mean(values)) for name, values in columns.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sr3.checkpoints import find_checkpoint, load_checkpoint
 from sr3.config import ModelConfig, SamplerConfig
@@ -27,7 +27,6 @@ from sr3.errors import ConfigError, ImageError
 from sr3.images import Pixels, degrade, enlarge, to_tensor, to_uint8
 from sr3.samplers import Refine, Sampler, SeededNoise, make_sampler
 from sr3.schedule import NoiseSchedule
-from sr3.unet import UNet
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class SuperResolver:
     """A checkpoint on a device. Use `sr3.load`; safe to share between threads."""
 
     def __init__(
-        self, network: UNet, config: ModelConfig, device: Device, name: str = "unnamed"
+        self, network: nn.Module, config: ModelConfig, device: Device, name: str = "unnamed"
     ) -> None:
         self.name, self.config, self.device = name, config, device
         self.network = network.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sr3.batches import BatchSource, Epochs, mixed_seed
 from sr3.config import ModelConfig, TrainConfig, to_dict
 from sr3.denoiser import Denoiser
 from sr3.errors import TrainingError
@@ -54,18 +55,18 @@ class Trainer:
         network: nn.Module,
         model: ModelConfig,
         config: TrainConfig,
-        pixels: Pixels,
+        images: Pixels | BatchSource,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`pixels` (n, h, w, 3) uint8 are the high-resolution training images."""
-        if len(pixels) == 0:
-            raise TrainingError(
-                "There are no images to train on: the domain's training split is empty."
-            )
+        """`images` are the high-resolution training images (n, h, w, 3) uint8, or give batches.
+
+        Weights that require no gradient stay as they are. Raises TrainingError for no images.
+        """
+        self.source = Epochs(images, config.seed) if isinstance(images, np.ndarray) else images
         self.device = torch.device(device)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.model, self.config, self.pixels = model, config, pixels
+        self.model, self.config = model, config
         self.schedule = NoiseSchedule(model.schedule)
         self.optimizers = make_optimizers(self.network, config)
         self.step = 0
@@ -99,12 +100,12 @@ class Trainer:
         return self.config.learning_rate * rise * fall
 
     def _update(self, rate: float) -> tuple[float, float]:
-        generator = torch.Generator().manual_seed(_seed(self.config.seed, 1, self.step))
+        generator = torch.Generator().manual_seed(mixed_seed(self.config.seed, 1, self.step))
         x0, condition = self.batch(generator)
         level = self.schedule.draw(len(x0), generator, self.config.levels, self._time_range())
         eps = torch.randn(x0.shape, generator=generator)
         x0, condition, eps, level = (part.to(self.device) for part in (x0, condition, eps, level))
-        torch.manual_seed(_seed(self.config.seed, 2, self.step))  # dropout
+        torch.manual_seed(mixed_seed(self.config.seed, 2, self.step))  # dropout
         denoiser = Denoiser(self.network, self.model, PRECISIONS[self.config.precision])
         loss = denoiser.loss(
             x0, condition, level, eps, self.config.loss, self.config.weight_cap
@@ -131,27 +132,13 @@ class Trainer:
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The images of this update and their conditions, each (batch, 3, h, w) in [-1, 1]."""
-        first = self.step * self.config.batch
-        picks = [self._image_index(first + k) for k in range(self.config.batch)]
-        images = self.pixels[picks]
+        images = self.source(self.step, self.config.batch)
         if self.config.flips:
             flip = (torch.rand(len(images), generator=generator) < 0.5).numpy()
             images = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
         size = self.model.network
         condition = enlarge(degrade(images, size.low_res), size.high_res)
         return to_tensor(images), to_tensor(condition)
-
-    def _image_index(self, position: int) -> int:
-        """The image at a position of the endless sequence of reshuffled epochs."""
-        epoch, offset = divmod(position, len(self.pixels))
-        return int(self._order(epoch)[offset])
-
-    def _order(self, epoch: int) -> np.ndarray[Any, Any]:
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch = epoch
-            seed = _seed(self.config.seed, 3, epoch)
-            self._permutation = np.random.default_rng(seed).permutation(len(self.pixels))
-        return self._permutation
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -171,8 +158,11 @@ class Trainer:
             "config": _identity(self.config),
         }
         partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        try:
+            torch.save(state, partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def resume(self, path: Path) -> None:
         """Continue from a saved state. Raises TrainingError where it is of another run."""
@@ -200,9 +190,3 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     values = to_dict(dataclasses.replace(config, steps=1, minutes=None))
     values["range"] = list(values["range"])
     return values
-
-
-def _seed(seed: int, purpose: int, count: int) -> int:
-    """A 63-bit seed for one purpose and count, independent of all others."""
-    entropy = np.random.SeedSequence([seed, purpose, count])
-    return int(entropy.generate_state(1, np.uint64)[0] >> 1)

@@ -1,13 +1,11 @@
 """A training run in a folder: the trainer, driven, recorded, validated and kept safe.
 
-The folder holds `run.json` (what is trained on what), `state.pt` (all that resuming needs),
-`log.jsonl` (a line an update), `curve.jsonl` (a line a validation), `sheets/` (validation images
-as PNG, for the trainer's own eyes: the data's terms apply to them) and `checkpoint/` (the moving
-average so far, with its card).
+Beside what every run has (`sr3.run_folder`) it holds `sheets/` (validation images as PNG, for the
+trainer's own eyes: the data's terms apply to them) and `checkpoint/` (the moving average so far,
+with its card).
 
-Invariants: what is recorded is never ahead of `state.pt` after a resumption; every file but the
-two logs appears whole; validation measures the very float16 weights that are saved and takes at
-most `COST` of the time; abandoning the generator saves the state, an error does not.
+Invariants: those of `sr3.run_folder`; validation measures the very float16 weights that are saved
+and takes at most `COST` of the time; abandoning the generator saves the state, an error does not.
 """
 
 from __future__ import annotations
@@ -27,20 +25,19 @@ import torch
 from PIL import Image
 
 from sr3.cards import NON_COMMERCIAL, make_card
-from sr3.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from sr3.checkpoints import find_checkpoint, load_whole, save_checkpoint
 from sr3.config import ModelConfig, TrainConfig, to_dict
 from sr3.devices import pick_device
 from sr3.domains import Domain, load_pixels
 from sr3.errors import ConfigError, TrainingError
 from sr3.images import Pixels, degrade, enlarge
-from sr3.metrics import Scorer
+from sr3.metrics import Scorer, mean_scores
 from sr3.pipeline import SuperResolver
+from sr3.run_folder import CURVE, LOG, RunFolder
 from sr3.train import Trainer, TrainStep
 from sr3.unet import UNet
 
-STATE, RUN, LOG, CURVE = "state.pt", "run.json", "log.jsonl", "curve.jsonl"
 COST = 0.03  # the largest share of the time that validation may take
-MEASURES = ("psnr", "ssim", "lpips")
 SHEET_IMAGES = 12
 
 
@@ -94,8 +91,8 @@ class TrainingRun:
 
         Raises TrainingError for a folder that holds another run, or a run without `resume`.
         """
-        self.plan, self.out = plan, plan.out
-        self._claim(resume)
+        self.plan, self.out, self.folder = plan, plan.out, RunFolder(plan.out)
+        self.folder.claim(plan.identity, resume)
         self._device = pick_device(plan.device)
         size = plan.model.network.high_res
         if not plan.domain.train:
@@ -110,31 +107,7 @@ class TrainingRun:
         held = plan.domain.subset("validation", count) if count else ()
         self.validation = load_pixels(held, size) if held else None
         self.scorer = Scorer.load()
-        if resume and (self.out / STATE).exists():
-            self.trainer.resume(self.out / STATE)
-        for name in (LOG, CURVE):
-            _forget_after(self.out / name, self.trainer.step)
-
-    def _claim(self, resume: bool) -> None:
-        known = self.out / RUN
-        if (self.out / STATE).exists() and not resume:
-            raise TrainingError(
-                f"{self.out} already holds a run: add --resume to continue it, or choose another "
-                "folder."
-            )
-        if (self.out / STATE).exists() and known.exists():
-            theirs, ours = json.loads(known.read_text()), self.plan.identity
-            odd = sorted(key for key in ours if theirs.get(key) != ours[key])
-            if odd:
-                raise TrainingError(
-                    f"{self.out} holds a run with another {', '.join(odd)}: give the same, or "
-                    "choose another folder."
-                )
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            _write(known, json.dumps(self.plan.identity, indent=2) + "\n")
-        except OSError as error:
-            raise TrainingError(f"{self.out} cannot be written: {error.strerror}.") from error
+        self.folder.restore(self.trainer)
 
     def run(self) -> Generator[TrainStep, None, None]:
         """Train to the end of the plan, then validate and save the checkpoint.
@@ -143,31 +116,23 @@ class TrainingRun:
         """
         saved = validated = time.monotonic()
         pause = self.plan.validate_every
-        with (self.out / LOG).open("a", buffering=1) as log:
-            for record in self.trainer.run():
-                log.write(json.dumps(vars(record)) + "\n")
-                try:
-                    yield record
-                except GeneratorExit:
-                    self.save_state()
-                    raise
-                if time.monotonic() - validated > pause:
-                    began = time.monotonic()
-                    self.validate()
-                    validated = time.monotonic()
-                    pause = max(self.plan.validate_every, (validated - began) / COST)
-                if time.monotonic() - saved > self.plan.save_every:
-                    self.save_state()
-                    saved = time.monotonic()
-        self.save_state()
+        for record in self.trainer.run():
+            self.folder.record(LOG, vars(record))
+            try:
+                yield record
+            except GeneratorExit:
+                self.folder.save_state(self.trainer)
+                raise
+            if time.monotonic() - validated > pause:
+                began = time.monotonic()
+                self.validate()
+                validated = time.monotonic()
+                pause = max(self.plan.validate_every, (validated - began) / COST)
+            if time.monotonic() - saved > self.plan.save_every:
+                self.folder.save_state(self.trainer)
+                saved = time.monotonic()
+        self.folder.save_state(self.trainer)
         self.validate()
-
-    def save_state(self) -> None:
-        """Write `state.pt`. Raises TrainingError where the disk is full or gone."""
-        try:
-            self.trainer.save(self.out / STATE)
-        except (OSError, RuntimeError) as error:
-            raise TrainingError(f"The state cannot be saved in {self.out}: {error}.") from error
 
     def validate(self) -> dict[str, Any]:
         """Score the moving average as it would be saved; add to the curve, draw, save it."""
@@ -183,20 +148,14 @@ class TrainingRun:
             row |= self._scores(result.images[:, 0], result.low_res)
             row["images"] = len(self.validation)
             self._draw(result.images[:, 0])
-        with (self.out / CURVE).open("a") as curve:
-            curve.write(json.dumps(row) + "\n")
+        self.folder.record(CURVE, row)
         card = self._card(row, baseline)
         save_checkpoint(self.out / "checkpoint", self.plan.model, network.state_dict(), card)
         return row
 
     def _scores(self, results: Pixels, low_res: Pixels) -> dict[str, float | None]:
-        """Means over the validation images; None where a metric is not to be had."""
-        scores = self.scorer(results, self.validation, low_res)
-        columns = {name: [getattr(score, name) for score in scores] for name in MEASURES}
-        return {
-            name: None if None in values else float(np.mean(values))
-            for name, values in columns.items()
-        }
+        assert self.validation is not None
+        return mean_scores(self.scorer(results, self.validation, low_res))
 
     def _draw(self, results: Pixels) -> None:
         assert self.validation is not None
@@ -275,29 +234,9 @@ def _network(plan: Plan) -> UNet:
             network = UNet(plan.model.network)
             network.zero_residuals()
             return network
-    model, network = load_checkpoint(find_checkpoint(plan.init))
+    model, network = load_whole(find_checkpoint(plan.init))
     if model.network != plan.model.network or model.prediction != plan.model.prediction:
         raise ConfigError(
             f"{plan.init} has another network than the preset {plan.preset}: give its own preset."
         )
     return network.requires_grad_(True)
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Drop the lines of a log that are later than the state, and a line that was cut short."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    _write(path, "".join(kept))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -12,12 +12,14 @@ normalisation as in the public implementation (Janspiry, Apache-2.0), written an
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr3.config import UNetConfig
+from sr3.errors import CheckpointError
 
 
 class NoiseEmbedding(nn.Module):
@@ -185,3 +187,29 @@ class UNet(nn.Module):
                 nn.init.zeros_(module.out.weight)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+
+def with_weights(config: UNetConfig, weights: Mapping[str, Tensor], what: str) -> UNet:
+    """A network with exactly these weights (float32, eval mode, no grad), told of as `what`.
+
+    Raises CheckpointError for a tensor that is missing, too many or of another shape.
+    """
+    with torch.device("meta"):
+        network = UNet(config)
+    expected = network.state_dict()
+    missing = sorted(set(expected) - set(weights))
+    extra = sorted(set(weights) - set(expected))
+    if missing or extra:
+        problem = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which is not its own"
+        raise CheckpointError(
+            f"{what} does not fit its config: it {problem} "
+            f"({len(missing)} missing, {len(extra)} too many)."
+        )
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{what} does not fit its config: {name} has shape {tuple(tensor.shape)}, "
+                f"expected {tuple(expected[name].shape)}."
+            )
+    network.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
+    return network.eval().requires_grad_(False)

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr3.checkpoints import load_checkpoint, load_public
+from sr3.checkpoints import load_checkpoint
 from sr3.errors import CheckpointError
 from sr3.presets import MODELS
+from sr3.public_format import load_public
 
 BUFFERS = (
     "betas",

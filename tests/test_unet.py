@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sr3.checkpoints import public_name
 from sr3.config import UNetConfig
 from sr3.presets import MODELS
+from sr3.public_format import public_name
 from sr3.unet import Attention, NoiseEmbedding, UNet
 
 # Hand-written pairs: ours, the public checkpoints'.

@@ -5,6 +5,7 @@ Invariant: a page's errors of the project's own kind end in one box with one sen
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,8 @@ MARK = """
 <rect x="11" y="23" width="5" height="4" opacity=".6"/>
 <path d="M17 5a11 11 0 0 1 0 22z"/></g></svg>
 """.strip()
+
+MARK_URI = "data:image/svg+xml;base64," + base64.b64encode(MARK.encode()).decode()
 
 # File, label and icon of each page, in the order of the navigation.
 PAGES = (
@@ -50,7 +53,12 @@ def page(title: str, lead: str) -> Iterator[None]:
 def navigation() -> None:
     """The mark, the name and the pages, in one line that wraps on a phone."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.image(MARK, width=32, alt="")
-        st.markdown("**SR3 Lab**", width="content")
+        st.markdown(f"![]({MARK_URI}) **SR3 Lab**", width="content")
         for path, label, icon in PAGES:
             st.page_link(path, label=label, icon=icon)
+
+
+def small_print(text: str) -> None:
+    """Small print. `st.caption` reaches only 4.1:1 on the light ground; this passes 4.5:1."""
+    safe = text.replace("[", "\\[").replace("]", "\\]")
+    st.markdown(f":small[:gray[{safe}]]")

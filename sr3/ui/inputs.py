@@ -17,6 +17,7 @@ from sr3.errors import ImageError, SR3Error
 from sr3.faces import crop_face
 from sr3.images import Pixels, decode, degrade, resize
 from sr3.ui import gallery
+from sr3.ui.frame import small_print
 from sr3.ui.stage import webp
 from sr3.ui.tiles import Tile, pick
 
@@ -32,7 +33,6 @@ class Face:
     identity: str  # another picture, another identity
     low_res: Pixels  # (low, low, 3) uint8
     original: Pixels | None  # (high, high, 3) uint8
-    note: str  # what was done to get it, one plain sentence
 
 
 def choose_face(low: int, high: int) -> Face | None:
@@ -50,13 +50,13 @@ def choose_face(low: int, high: int) -> Face | None:
     if camera.open:
         with camera:
             shot = st.camera_input("A photograph of you", key="sr3_camera")
-            st.caption("It stays in this server's memory while you look at it, and is not stored.")
+            small_print("It stays in this server's memory while you look at it, and is not stored.")
             return _from_visitor(shot.getvalue(), low, high) if shot else None
     with chosen:
         name = pick("Faces of the gallery", gallery.tiles(), "sr3_gallery")
         face = gallery.faces()[name]
-        st.caption(face.credit)
-        return _reduced(face.pixels, low, high, f"gallery-{name}", "")
+        small_print(face.credit)
+        return _reduced(face.pixels, low, high, f"gallery-{name}")
 
 
 def _from_visitor(data: bytes, low: int, high: int) -> Face | None:
@@ -81,13 +81,14 @@ def _read(data: bytes, low: int, high: int) -> Face:
     photograph = kept[digest]
     if photograph.size == (low, low):
         note = f"The picture has {low} × {low} pixels and was taken as the input itself."
-        return Face(digest, np.asarray(photograph), None, note)
+        small_print(note)
+        return Face(digest, np.asarray(photograph), None)
     crop = crop_face(photograph)
     choose = _which(photograph, crop.found, digest) if crop.found > 1 else 0
     if choose:
         crop = crop_face(photograph, choose=choose)
-    st.caption(crop.note)
-    return _reduced(np.asarray(crop.image), low, high, f"{digest}-{choose}", crop.note)
+    small_print(crop.note)
+    return _reduced(np.asarray(crop.image), low, high, f"{digest}-{choose}")
 
 
 def _which(photograph: Image.Image, found: int, digest: str) -> int:
@@ -106,13 +107,14 @@ def _which(photograph: Image.Image, found: int, digest: str) -> int:
     return int(pick("Faces in the photograph", made[key], key))
 
 
-def _reduced(pixels: Pixels, low: int, high: int, identity: str, note: str) -> Face:
+def _reduced(pixels: Pixels, low: int, high: int, identity: str) -> Face:
     """A square picture at both sizes, reduced as in training: to `high`, and that to `low`."""
     if pixels.shape[0] < low:
         raise ImageError(
             f"The face has only {pixels.shape[0]} pixels a side; {low} are needed at least."
         )
     if pixels.shape[0] < high:
-        return Face(identity, degrade(pixels, low), None, note)
+        small_print(f"The face has under {high} pixels a side, too few to compare the result with.")
+        return Face(identity, degrade(pixels, low), None)
     original = resize(pixels, high)
-    return Face(identity, degrade(original, low), original, note)
+    return Face(identity, degrade(original, low), original)

@@ -1,14 +1,17 @@
 """A run and how it is watched: start, poll, stop.
 
-The engine works in its own thread; a fragment polls the job and hands new frames to the stage. A
-visitor has one run at a time: starting another, choosing another face or closing the tab cancels it.
+The engine works in its own thread; a fragment polls the job and hands new frames to the stage.
+A visitor has one run at a time: starting another, choosing another face or closing the tab
+cancels it.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
 
 import streamlit as st
 
@@ -21,8 +24,10 @@ from sr3.ui.settings import Recipe
 from sr3.ui.stage import Moment, Picture, Scene, png, show, webp
 
 POLL = 0.15  # seconds
+FIRST = 0.2  # longest wait for the first frame, seconds: a poll sooner than the first poll
+DOUBLE_CLICK = 0.3  # seconds
+MAIN: dict[str, Any] = {"key": "sr3_main", "width": 200}  # the one primary button
 ENDED = ("done", "cancelled", "failed")
-EMPTY = Picture("Noisy image", "what the sampler works on", alt="Appears when the run starts.")
 
 
 @dataclass
@@ -38,6 +43,11 @@ class Run:
     @property
     def ended(self) -> bool:
         return self.job.status in ENDED
+
+    @cached_property
+    def before(self) -> dict[str, Picture]:
+        """The pictures from before the run, encoded once."""
+        return _before(self.face)
 
     @property
     def picture(self) -> Pixels | None:
@@ -76,6 +86,13 @@ def stop() -> None:
     service.seat().clear()
 
 
+def stop_on_purpose() -> None:
+    """Stop, unless this is the second half of a double click on the start button."""
+    run: Run | None = st.session_state.get("sr3_run")
+    if run is not None and run.job.seconds > DOUBLE_CLICK:
+        stop()
+
+
 def start_again(face: Face, recipe: Recipe) -> None:
     """Start with the next seed."""
     seed = recipe.seed + 1
@@ -85,12 +102,14 @@ def start_again(face: Face, recipe: Recipe) -> None:
 
 def controls(face: Face | None, recipe: Recipe, run: Run | None) -> None:
     """The one primary button, which is Stop while a run is under way; refusals and failures."""
-    if run is not None and not run.ended:
-        st.button("Stop", on_click=stop, icon=":material/stop:", key="sr3_stop", width=200)
+    going = run is not None and not run.ended
+    # One key for both faces of the button: it stays in its place and keeps the focus.
+    if going:
+        st.button("Stop", on_click=stop_on_purpose, icon=":material/stop:", **MAIN)
     else:
         st.button(
             "Super-resolve", on_click=start, args=(face, recipe), type="primary",
-            icon=":material/auto_awesome:", key="sr3_start", width=200, disabled=face is None,
+            icon=":material/auto_awesome:", disabled=face is None, **MAIN,
         )  # fmt: skip
     refusal = st.session_state.pop("sr3_refusal", None)
     if run is not None and run.job.status == "failed":
@@ -113,46 +132,52 @@ def _watch(face: Face | None, run: Run | None, live: bool) -> None:
     elif live and run.ended:
         st.rerun()
     else:
-        show(_scene(face, run, live))
+        show(_scene(run, live))
 
 
-def _scene(face: Face, run: Run, live: bool) -> Scene:
-    job, low = run.job, run.face.low_res.shape[0]
-    new = [frame for frame in job.frames if not live or frame.index not in run.moments]
-    frames = [_moment(run, frame) for frame in new]
-    newest = job.newest
-    playing = _before(face) | {
-        "a": Picture(
-            "Clean estimate", "the network's guess of the finished face", alt="Clean estimate"
-        ),
-        "b": Picture("Noisy image", "what the sampler works on", alt="Noisy image"),
+def _scene(run: Run, live: bool) -> Scene:
+    """The stage of a run: of one under way only the frames since the last poll are sent."""
+    job = run.job
+    if live and not run.moments:
+        _await_first_frame(job)
+    frames = job.frames
+    new = [frame for frame in frames if not live or frame.index not in run.moments]
+    moments = [_moment(run, frame) for frame in new]
+    playing = run.before | {
+        "a": Picture("Clean estimate", "what the network expects", alt="The clean estimate"),
+        "b": Picture("Noisy image", "what the sampler works on", alt="The noisy image"),
     }
     if live:
-        ahead = job.position
-        waiting = (
-            f"Waiting: {ahead} ahead of you." if job.status == "waiting" and ahead else "Starting …"
-        )
-        left = job.seconds_left
+        ahead, left = job.position, job.seconds_left
+        status = f"Waiting: {ahead} ahead of you." if ahead and not frames else "Starting …"
         return Scene(
-            _before(face), waiting, f"about {left:.1f} s left" if left else "", "Started.", run.name,
-            True, playing, frames, 0, job.total,
+            run.before, status, f"about {left:.1f} s left" if left else "", "Started.",
+            run=run.name, live=True, playing=playing, frames=moments, total=job.total,
         )  # fmt: skip
-    at = newest.index if newest else 0
-    if job.status == "done":
-        status = f"Done: {low} × {low} became {face_size(run)} in {job.total} steps."
-    elif newest is not None:
-        status = f"Stopped after step {min(newest.index + 1, job.total)} of {job.total}; what was there is kept."
-    else:
-        status = "Stopped before the first step."
+    status = _outcome(run)
     return Scene(
-        _after(face, run), status, f"{job.seconds:.1f} s", status, run.name, False, playing, frames,
-        at, job.total,
+        _after(run), status, f"{job.seconds:.1f} s", status, run=run.name, playing=playing,
+        frames=moments, at=frames[-1].index if frames else 0, total=job.total,
     )  # fmt: skip
 
 
-def face_size(run: Run) -> str:
-    high = run.recipe.resolver.high_size
-    return f"{high} × {high}"
+def _await_first_frame(job: Job) -> None:
+    deadline = time.monotonic() + FIRST
+    while job.newest is None and job.status not in ENDED and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _outcome(run: Run) -> str:
+    """How an ended run went, as the stage says it."""
+    job = run.job
+    low, high = run.face.low_res.shape[0], run.recipe.resolver.high_size
+    if job.status == "done":
+        steps = f"{job.total} step{'s' if job.total > 1 else ''}"
+        return f"Done: {low} × {low} became {high} × {high} in {steps}."
+    newest = job.newest
+    if newest is None:
+        return "Stopped before the first step."
+    return f"Stopped at step {newest.index + 1} of {job.total}; what was there is kept."
 
 
 def _moment(run: Run, frame: Frame) -> Moment:
@@ -168,49 +193,39 @@ def _moment(run: Run, frame: Frame) -> Moment:
 
 
 def _nothing() -> dict[str, Picture]:
-    hint = "Choose a face."
-    return {
-        "a": Picture("Network input", "", alt=hint),
-        "b": Picture("Bicubic enlargement", "", alt=hint),
-        "c": Picture("Original", ""),
-        "d": Picture("Input", ""),
-    }
+    """The stage without a face."""
+    titles = {"a": "Reduced face", "b": "Bicubic", "c": "Original", "d": "Input"}
+    return {slot: Picture(title, "", alt="–") for slot, title in titles.items()}
 
 
 def _before(face: Face) -> dict[str, Picture]:
     """Before a run: what the network will be given, large, and the usual enlargement."""
-    low = f"{face.low_res.shape[0]} × {face.low_res.shape[0]} pixels"
-    given = png(face.low_res)
-    bicubic = png(enlarge(face.low_res))
-    if face.original is None:
-        small = Picture("Original", "not known", alt="none")
-    else:
+    side = face.low_res.shape[0]
+    low, given = f"{side} × {side} pixels", png(face.low_res)
+    original = Picture("Original", "there is none", alt="–")
+    if face.original is not None:
         high = f"{face.original.shape[0]} × {face.original.shape[0]}"
-        small = Picture("Original", high, png(face.original), "The original face")
+        original = Picture("Original", high, png(face.original), "The original face")
+    bicubic = png(enlarge(face.low_res))
     return {
-        "a": Picture(
-            "Reduced face", f"all the network is given: {low}", given, "The reduced face", True
-        ),
-        "b": Picture("Bicubic", "the usual smooth enlargement", bicubic, "The bicubic enlargement"),
-        "c": small,
+        "a": Picture("Reduced face", f"{low}: all that is given", given, "The reduced face", True),
+        "b": Picture("Bicubic", "the usual enlargement", bicubic, "The bicubic enlargement"),
+        "c": original,
         "d": Picture("Input", low, given, "The reduced face", True),
     }
 
 
-def _after(face: Face, run: Run) -> dict[str, Picture]:
+def _after(run: Run) -> dict[str, Picture]:
     """After a run: a before/after slider, beside the original where there is one."""
-    scene = _before(face)
-    picture = run.picture
+    pictures, picture, original = dict(run.before), run.picture, run.before["c"]
     if picture is None:
-        return scene
-    bicubic = scene["b"]
-    scene["a"] = Picture(
-        "Bicubic | SR3", "drag the line, or use the arrow keys", png(picture), "The super-resolved face",
-        before=bicubic.image, before_title="bicubic",
+        return pictures
+    bicubic = pictures["b"]
+    pictures["a"] = Picture(
+        "Bicubic | SR3", "drag the line, or use the arrow keys", png(picture),
+        "The super-resolved face", before=bicubic.image, before_title="bicubic",
     )  # fmt: skip
-    if face.original is not None:
-        scene["b"] = Picture(
-            "Original", "the network never saw it", png(face.original), "The original face"
-        )
-        scene["c"] = Picture("Bicubic", "for comparison", bicubic.image, bicubic.alt)
-    return scene
+    if original.image:
+        pictures["b"] = replace(original, note="the network never saw it")
+        pictures["c"] = replace(bicubic, note="for comparison")
+    return pictures

@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image
 
-SIZE = 256
-OVER = 3  # drawn this much larger, then reduced
-CANVAS = SIZE * OVER
+from sr3.ui.canvas import Colour, Point, Sheet, mix
 
-Colour = tuple[int, int, int]
-Point = tuple[float, float]
-Box = tuple[float, float, float, float]
+SIZE = 256  # drawn three times larger, then reduced
+
 Hair = Literal["short", "bob", "curls", "bun"]
 
 
@@ -53,7 +50,7 @@ PORTRAITS = (
 
 def draw(person: Portrait) -> Image.Image:
     """The (256, 256) RGB picture of a person."""
-    sheet = _Sheet(person.ground)
+    sheet = Sheet(person.ground)
     _background(sheet, person)
     _hair_behind(sheet, person)
     _body(sheet, person)
@@ -70,95 +67,6 @@ def draw(person: Portrait) -> Image.Image:
     return sheet.image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
-class _Sheet:
-    """A canvas painted through soft masks; coordinates are fractions of its side."""
-
-    def __init__(self, ground: Colour) -> None:
-        self.image = Image.new("RGB", (CANVAS, CANVAS), ground)
-
-    def ellipse(
-        self, x: float, y: float, wide: float, high: float, colour: Colour, alpha: float = 1.0,
-        blur: float = 0.0, within: Image.Image | None = None,
-    ) -> Image.Image:  # fmt: skip
-        """An ellipse by centre and half axes; gives its mask."""
-        box = (x - wide, y - high, x + wide, y + high)
-        return self._paint([box], [], colour, alpha, blur, within)
-
-    def shape(
-        self, points: list[Point], colour: Colour, alpha: float = 1.0, blur: float = 0.0,
-        within: Image.Image | None = None,
-    ) -> Image.Image:  # fmt: skip
-        """A closed smooth curve through points; gives its mask."""
-        return self._paint([], smooth(points), colour, alpha, blur, within)
-
-    def line(
-        self, points: list[Point], width: float, colour: Colour, alpha: float = 1.0,
-        blur: float = 0.0,
-    ) -> None:  # fmt: skip
-        """A smooth open stroke, its ends round."""
-        half = width / 2
-        dots = [
-            (x - half, y - half, x + half, y + half)
-            for x, y in smooth(points, closed=False, pieces=40)
-        ]
-        self._paint(dots, [], colour, alpha, blur, None)
-
-    def _paint(
-        self, ellipses: list[Box], polygon: list[Point], colour: Colour, alpha: float, blur: float,
-        within: Image.Image | None,
-    ) -> Image.Image:  # fmt: skip
-        """Lay a colour through a mask, blurred by a fraction of the side, clipped to `within`.
-
-        Only the part of the canvas that it can change is touched; gives the unclipped, sharp mask.
-        """
-        mask = Image.new("L", (CANVAS, CANVAS), 0)
-        pen = ImageDraw.Draw(mask)
-        for ellipse in ellipses:
-            pen.ellipse([value * CANVAS for value in ellipse], fill=255)
-        if polygon:
-            pen.polygon([(x * CANVAS, y * CANVAS) for x, y in polygon], fill=255)
-        left, top, right, bottom = mask.getbbox() or (0, 0, 1, 1)
-        reach = round(3 * blur * CANVAS)
-        box = (max(left - reach, 0), max(top - reach, 0),
-               min(right + reach, CANVAS), min(bottom + reach, CANVAS))  # fmt: skip
-        part = mask.crop(box)
-        if blur:
-            part = part.filter(ImageFilter.GaussianBlur(blur * CANVAS))
-        if within is not None:
-            part = ImageChops.multiply(part, within.crop(box))
-        if alpha < 1:
-            part = part.point([int(value * alpha) for value in range(256)])
-        self.image.paste(colour, box, part)
-        return mask
-
-
-def smooth(points: list[Point], *, closed: bool = True, pieces: int = 16) -> list[Point]:
-    """A Catmull-Rom spline through points."""
-    ring = (
-        [points[-1], *points, points[0], points[1]] if closed else [points[0], *points, points[-1]]
-    )
-    curve: list[Point] = []
-    for p0, p1, p2, p3 in zip(ring, ring[1:], ring[2:], ring[3:], strict=False):
-        for k in range(pieces):
-            t = k / pieces
-            weights = (
-                -0.5 * t + t**2 - 0.5 * t**3, 1 - 2.5 * t**2 + 1.5 * t**3,
-                0.5 * t + 2 * t**2 - 1.5 * t**3, -0.5 * t**2 + 0.5 * t**3,
-            )  # fmt: skip
-            pair = [
-                sum(w * p[axis] for w, p in zip(weights, (p0, p1, p2, p3), strict=True))
-                for axis in (0, 1)
-            ]
-            curve.append((pair[0], pair[1]))
-    return curve
-
-
-def mix(one: Colour, other: Colour, share: float) -> Colour:
-    """`share` of the other colour in the one."""
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
-    return red, green, blue
-
-
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 FACE: list[Point] = [
     (0.50, 0.145), (0.66, 0.18), (0.755, 0.31), (0.765, 0.46), (0.735, 0.62), (0.665, 0.755),
@@ -171,12 +79,12 @@ def _shadow(person: Portrait, share: float = 0.45) -> Colour:
     return mix(person.skin, (84, 28, 24), share)
 
 
-def _background(sheet: _Sheet, person: Portrait) -> None:
+def _background(sheet: Sheet, person: Portrait) -> None:
     sheet.ellipse(0.25, 0.15, 0.45, 0.45, mix(person.ground, WHITE, 0.5), 0.8, 0.14)
     sheet.ellipse(0.95, 0.85, 0.45, 0.55, mix(person.ground, BLACK, 0.5), 0.7, 0.14)
 
 
-def _body(sheet: _Sheet, person: Portrait) -> None:
+def _body(sheet: Sheet, person: Portrait) -> None:
     shirt = sheet.shape(
         [(-0.1, 1.2), (-0.06, 1.0), (0.14, 0.9), (0.37, 0.85), (0.5, 0.93), (0.63, 0.85),
          (0.86, 0.9), (1.06, 1.0), (1.1, 1.2)], person.shirt,
@@ -189,7 +97,7 @@ def _body(sheet: _Sheet, person: Portrait) -> None:
     sheet.ellipse(0.52, 0.79, 0.2, 0.1, _shadow(person, 0.75), 0.75, 0.03, neck)
 
 
-def _head(sheet: _Sheet, person: Portrait) -> None:
+def _head(sheet: Sheet, person: Portrait) -> None:
     for x, tilt in ((0.232, -1), (0.768, 1)):
         ear = sheet.ellipse(x, 0.485, 0.042, 0.08, mix(person.skin, _shadow(person), 0.25))
         sheet.ellipse(x + 0.008 * tilt, 0.485, 0.02, 0.05, _shadow(person, 0.6), 0.6, 0.012, ear)
@@ -209,7 +117,7 @@ def _head(sheet: _Sheet, person: Portrait) -> None:
         sheet.ellipse(x, 0.43, 0.095, 0.05, dark, 0.42, 0.025, face)
 
 
-def _eye(sheet: _Sheet, person: Portrait, side: int) -> None:
+def _eye(sheet: Sheet, person: Portrait, side: int) -> None:
     """`side` -1 for the eye on the left of the picture."""
     x, y = 0.5 + 0.122 * side, 0.452
     almond = [(x - 0.064, y + 0.006), (x - 0.032, y - 0.022), (x + 0.004, y - 0.030),
@@ -231,14 +139,15 @@ def _eye(sheet: _Sheet, person: Portrait, side: int) -> None:
     sheet.line(
         [(px, 2 * y - py + 0.012) for px, py in lid[1:4]], 0.005, _shadow(person), 0.5, 0.003
     )
-    brow = [(x - 0.075 * side, y - 0.072), (x - 0.02 * side, y - 0.088), (x + 0.05 * side, y - 0.084),
+    brow = [(x - 0.075 * side, y - 0.072), (x - 0.02 * side, y - 0.088),
+            (x + 0.05 * side, y - 0.084),
             (x + 0.09 * side, y - 0.058)]  # fmt: skip
     colour = mix(person.hair, BLACK, 0.25)
     sheet.line(brow, 0.020, colour, 0.75, 0.003)
     sheet.line(brow[:3], 0.026, colour, 0.45, 0.005)
 
 
-def _nose(sheet: _Sheet, person: Portrait) -> None:
+def _nose(sheet: Sheet, person: Portrait) -> None:
     light, dark = mix(person.skin, (255, 244, 228), 0.75), _shadow(person, 0.65)
     sheet.shape([(0.545, 0.45), (0.562, 0.54), (0.585, 0.60), (0.55, 0.615), (0.53, 0.54)], dark,
                 0.42, 0.012)  # fmt: skip
@@ -250,10 +159,11 @@ def _nose(sheet: _Sheet, person: Portrait) -> None:
         sheet.ellipse(x, 0.621, 0.015, 0.0075, mix(dark, BLACK, 0.45), 0.8, 0.003)
 
 
-def _mouth(sheet: _Sheet, person: Portrait) -> None:
+def _mouth(sheet: Sheet, person: Portrait) -> None:
     dark = mix(person.lips, (40, 8, 12), 0.65)
     upper = [(0.40, 0.703), (0.445, 0.686), (0.48, 0.678), (0.50, 0.683), (0.52, 0.678),
-             (0.555, 0.686), (0.60, 0.703), (0.55, 0.709), (0.50, 0.711), (0.45, 0.709)]  # fmt: skip
+             (0.555, 0.686), (0.60, 0.703), (0.55, 0.709), (0.50, 0.711),
+             (0.45, 0.709)]  # fmt: skip
     lower = [(0.40, 0.703), (0.45, 0.710), (0.50, 0.713), (0.55, 0.710), (0.60, 0.703),
              (0.56, 0.738), (0.50, 0.750), (0.44, 0.738)]  # fmt: skip
     sheet.ellipse(0.50, 0.768, 0.075, 0.014, _shadow(person, 0.7), 0.5, 0.012)
@@ -268,15 +178,17 @@ def _mouth(sheet: _Sheet, person: Portrait) -> None:
         sheet.line(fold, 0.008, _shadow(person, 0.6), 0.38, 0.006)
 
 
-def _beard(sheet: _Sheet, person: Portrait) -> None:
-    points = [(0.25, 0.52), (0.285, 0.63), (0.345, 0.675), (0.42, 0.655), (0.50, 0.645), (0.58, 0.655),
+def _beard(sheet: Sheet, person: Portrait) -> None:
+    points = [(0.25, 0.52), (0.285, 0.63), (0.345, 0.675), (0.42, 0.655), (0.50, 0.645),
+              (0.58, 0.655),
               (0.655, 0.675), (0.715, 0.63), (0.75, 0.52), (0.745, 0.63), (0.675, 0.765),
-              (0.575, 0.862), (0.50, 0.878), (0.425, 0.862), (0.325, 0.765), (0.255, 0.63)]  # fmt: skip
+              (0.575, 0.862), (0.50, 0.878), (0.425, 0.862), (0.325, 0.765),
+              (0.255, 0.63)]  # fmt: skip
     sheet.shape(points, mix(person.hair, person.skin, 0.12), 0.9, 0.012)
     sheet.ellipse(0.46, 0.80, 0.10, 0.04, mix(person.hair, WHITE, 0.25), 0.35, 0.03)
 
 
-def _hair_behind(sheet: _Sheet, person: Portrait) -> None:
+def _hair_behind(sheet: Sheet, person: Portrait) -> None:
     dark = mix(person.hair, BLACK, 0.35)
     match person.style:
         case "bob":
@@ -306,11 +218,14 @@ _CURLS = tuple(
 )  # fmt: skip
 
 
-def _hair_in_front(sheet: _Sheet, person: Portrait) -> None:
+def _hair_in_front(sheet: Sheet, person: Portrait) -> None:
     light, dark = mix(person.hair, (255, 226, 190), 0.35), mix(person.hair, BLACK, 0.5)
+    top: Image.Image | None = None
+    strands: list[list[Point]] = []
     match person.style:
         case "bob":
-            top = sheet.shape([(0.50, 0.045), (0.70, 0.10), (0.82, 0.30), (0.845, 0.60), (0.82, 0.80),
+            top = sheet.shape([(0.50, 0.045), (0.70, 0.10), (0.82, 0.30), (0.845, 0.60),
+                               (0.82, 0.80),
                                (0.755, 0.78), (0.765, 0.55), (0.745, 0.37), (0.66, 0.25),
                                (0.55, 0.215), (0.43, 0.30), (0.295, 0.35), (0.245, 0.52),
                                (0.25, 0.78), (0.18, 0.80), (0.155, 0.60), (0.18, 0.30),
@@ -318,21 +233,22 @@ def _hair_in_front(sheet: _Sheet, person: Portrait) -> None:
             strands = [[(0.58, 0.08), (0.40, 0.16), (0.27, 0.30), (0.205, 0.50)],
                        [(0.62, 0.09), (0.73, 0.20), (0.79, 0.40), (0.80, 0.65)]]  # fmt: skip
         case "curls":
-            top = None
             for x, y, r in ((0.30, 0.235, 0.085), (0.40, 0.175, 0.09), (0.52, 0.155, 0.09),
                             (0.63, 0.185, 0.088), (0.715, 0.255, 0.08)):  # fmt: skip
                 sheet.ellipse(x, y, r, r, person.hair, blur=0.005)
                 sheet.ellipse(x - 0.02, y - 0.03, r / 2, r / 2, light, 0.5, 0.018)
-            strands = []
         case "bun":
-            top = sheet.shape([(0.50, 0.075), (0.67, 0.11), (0.78, 0.24), (0.785, 0.42), (0.745, 0.36),
+            top = sheet.shape([(0.50, 0.075), (0.67, 0.11), (0.78, 0.24), (0.785, 0.42),
+                               (0.745, 0.36),
                                (0.66, 0.225), (0.50, 0.195), (0.34, 0.225), (0.255, 0.36),
                                (0.215, 0.42), (0.22, 0.24), (0.33, 0.11)], person.hair,
                               blur=0.003)  # fmt: skip
-            strands = [[(0.46, 0.09), (0.35, 0.15), (0.27, 0.27)], [(0.52, 0.09), (0.53, 0.15), (0.54, 0.19)],
+            strands = [[(0.46, 0.09), (0.35, 0.15), (0.27, 0.27)],
+                       [(0.52, 0.09), (0.53, 0.15), (0.54, 0.19)],
                        [(0.58, 0.09), (0.68, 0.16), (0.74, 0.28)]]  # fmt: skip
         case "short":
-            top = sheet.shape([(0.50, 0.06), (0.67, 0.085), (0.775, 0.20), (0.785, 0.42), (0.755, 0.40),
+            top = sheet.shape([(0.50, 0.06), (0.67, 0.085), (0.775, 0.20), (0.785, 0.42),
+                               (0.755, 0.40),
                                (0.735, 0.29), (0.65, 0.225), (0.52, 0.245), (0.37, 0.205),
                                (0.275, 0.29), (0.245, 0.40), (0.215, 0.42), (0.22, 0.20),
                                (0.32, 0.095)], person.hair, blur=0.004)  # fmt: skip
@@ -340,7 +256,7 @@ def _hair_in_front(sheet: _Sheet, person: Portrait) -> None:
                 [(0.32, 0.16), (0.45, 0.11), (0.60, 0.12)],
                 [(0.34, 0.19), (0.48, 0.16), (0.64, 0.16)],
             ]
-    if strands:
+    if top is not None:
         sheet.line([(0.27, 0.33), (0.37, 0.235), (0.52, 0.225), (0.64, 0.245), (0.73, 0.33)], 0.02,
                    _shadow(person, 0.8), 0.35, 0.012)  # fmt: skip
         sheet.ellipse(0.8, 0.35, 0.09, 0.35, dark, 0.7, 0.04, top)
@@ -348,7 +264,7 @@ def _hair_in_front(sheet: _Sheet, person: Portrait) -> None:
         sheet.line(strand, 0.018, light, 0.5, 0.010)
 
 
-def _glasses(sheet: _Sheet) -> None:
+def _glasses(sheet: Sheet) -> None:
     frame = (38, 34, 38)
     for side in (-1, 1):
         x = 0.5 + 0.124 * side

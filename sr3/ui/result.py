@@ -11,16 +11,16 @@ import streamlit as st
 from sr3.images import encode_png, enlarge
 from sr3.metrics import METRICS, Metric, Scorer, Scores, score
 from sr3.ui import live, service
+from sr3.ui.frame import small_print
 from sr3.ui.live import Run
 from sr3.ui.settings import describe
 
 SHOWN = ("psnr", "ssim", "lpips", "consistency_psnr")
-MEANING = {
-    "psnr": "closeness of every pixel; rewards blur",
-    "ssim": "closeness of local structure",
-    "lpips": "distance as people see it",
-    "consistency_psnr": "does it reduce to the input again?",
-}
+MEANING = (
+    "PSNR: closeness of every pixel, which rewards blur. SSIM: closeness of structure. LPIPS: "
+    "distance as people see it. LR-PSNR: does the picture reduce to its input again?"
+)
+COLUMNS = [":gray[Metric]", ":gray[Bicubic]", ":gray[SR3]"]
 POLL = 0.5  # seconds, while LPIPS is being loaded
 
 
@@ -32,16 +32,17 @@ def show(run: Run) -> None:
     recipe = run.recipe
     with st.container(horizontal=True):
         st.download_button(
-            "Download PNG", encode_png(picture), f"sr3-{recipe.resolver.name}-seed{recipe.seed}.png",
-            "image/png", icon=":material/download:", on_click="ignore", key="sr3_download",
+            "Download PNG", encode_png(picture),
+            f"sr3-{recipe.resolver.name}-seed{recipe.seed}.png", "image/png",
+            icon=":material/download:", on_click="ignore", key="sr3_download",
         )  # fmt: skip
         st.button(
             "Try another seed", on_click=live.start_again, args=(run.face, recipe),
             icon=":material/casino:", key="sr3_again",
-            help="The same face with other noise: what the input leaves open, another draw fills differently.",
+            help="The same face with other noise fills in other details.",
         )  # fmt: skip
     stopped = "" if run.job.status == "done" else ", stopped early"
-    st.caption(f"{describe(recipe)}{stopped}. One sample of one image.")
+    small_print(f"{describe(recipe)}{stopped}. One sample of one image.")
     future = service.scorer()
     _scores(run, poll=not future.done())
 
@@ -60,13 +61,12 @@ def _table(run: Run, poll: bool) -> None:
     rows = []
     for name in SHOWN:
         metric, pair = METRICS[name], (getattr(bicubic, name), getattr(ours, name))
-        rows.append((f"**{metric.label}**", *_marked(metric, *pair, _missing(name, run, measure)),
-                     MEANING[name]))  # fmt: skip
+        rows.append((metric.label, *_marked(metric, *pair, _missing(name, run, measure))))
     st.table(
-        pd.DataFrame(rows, columns=["Metric", "Bicubic", "SR3", "What it tells"]).set_index("Metric"),
+        pd.DataFrame(rows, columns=COLUMNS), hide_index=True,
         border="horizontal", alt="Scores of the result beside those of bicubic enlargement",
     )  # fmt: skip
-    st.caption(_footnote(run, measure))
+    small_print(_footnote(run, measure))
 
 
 def _measure(run: Run, measure: Scorer | None) -> tuple[Scores, Scores]:
@@ -101,7 +101,7 @@ def _missing(name: str, run: Run, measure: Scorer | None) -> str:
 
 
 def _footnote(run: Run, measure: Scorer | None) -> str:
-    parts = ["✓ marks the better of the two; the arrow says which way is better."]
+    parts = ["✓ marks the better of the two; the arrow says which way is better.", MEANING]
     if run.face.original is None:
         parts.append("Without an original there is nothing to compare with but the input.")
     elif measure is not None:

@@ -71,11 +71,10 @@ def choose_recipe() -> Recipe:
 def describe(recipe: Recipe) -> str:
     """The recipe in one line, for captions."""
     sampling, last = recipe.sampling, recipe.resolver.schedule.steps
-    begin = (
-        "pure noise" if sampling.start == last else f"the noised enlargement (t = {sampling.start})"
-    )
+    begin = "pure noise" if sampling.start == last else "the noised enlargement"
     kept = "kept to the input" if sampling.consistency else "not kept to the input"
     return (
         f"{recipe.title}, {SAMPLERS[sampling.sampler]}, {sampling.steps} "
-        f"step{'s' if sampling.steps > 1 else ''} from {begin}, {kept}, seed {recipe.seed}"
+        f"step{'s' if sampling.steps > 1 else ''} from {begin} (t = {sampling.start}), {kept}, "
+        f"seed {recipe.seed}"
     )

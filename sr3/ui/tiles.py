@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import streamlit as st
 
 CSS = """
-fieldset { border: 0; margin: 0; padding: 0; min-width: 0; }
+fieldset { border: 0; margin: 0; padding: 0; min-width: 0; container-type: inline-size; }
 legend { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); gap: .5rem; }
+.tiles { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .5rem; }
+@container (min-width: 24rem) { .tiles { grid-template-columns: repeat(6, minmax(0, 1fr)); } }
 label { position: relative; display: block; cursor: pointer; }
-input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: pointer; }
+input {
+  position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: pointer;
+}
 img {
   display: block; width: 100%; aspect-ratio: 1; object-fit: cover; box-sizing: border-box;
   border-radius: var(--st-base-radius); border: 1px solid var(--st-border-color);

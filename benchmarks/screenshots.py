@@ -1,0 +1,121 @@
+"""Pictures of every page and state into screenshots/: `python -m benchmarks.screenshots`.
+
+Desktop and phone, light and dark; with `--checkpoints DIR` the app is served with that registry
+folder, and `--scheme`, `--size` limit what is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
+SCHEMES = ("light", "dark")
+SETTLED = "[data-testid='stApp'][data-test-script-state='notRunning']"
+SERVE = """
+import sys, pathlib, sr3.checkpoints
+from streamlit.web import cli
+if sys.argv[2]: sr3.checkpoints.ROOT = pathlib.Path(sys.argv[2])
+sys.argv = ["streamlit", "run", "app.py", "--server.headless=true", "--server.port=" + sys.argv[1],
+            "--server.address=127.0.0.1", "--server.fileWatcherType=none"]
+cli.main()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoints", default="", help="a folder with a registry.toml")
+    parser.add_argument("--out", type=Path, default=ROOT / "screenshots")
+    parser.add_argument("--size", choices=SIZES, help="only this one")
+    parser.add_argument("--scheme", choices=SCHEMES, help="only this one")
+    options = parser.parse_args()
+    options.out.mkdir(exist_ok=True)
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(port), options.checkpoints], cwd=ROOT
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        await_health(address, server)
+        with sync_playwright() as playwright:
+            chromium = os.environ.get("SR3_CHROMIUM") or shutil.which("chromium")
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            for size in [options.size] if options.size else SIZES:
+                for scheme in [options.scheme] if options.scheme else SCHEMES:
+                    take(browser, address, size, scheme, options.out)
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def take(browser: Browser, address: str, size: str, scheme: str, out: Path) -> None:
+    """All states of all pages at one size and in one scheme."""
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=size == "phone"
+    )
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    expect.set_options(timeout=120_000)
+    page.goto(address)
+    expect(page.get_by_text("Ready.")).to_be_visible()
+    page.wait_for_selector(SETTLED)
+    page.wait_for_timeout(800)
+    start = page.get_by_role("button", name="Super-resolve")
+    page.screenshot(path=out / f"{size}-{scheme}-idle.png")
+    began = time.perf_counter()
+    start.click()
+    expect(page.get_by_text("% noise").first).to_be_visible()
+    first = time.perf_counter() - began
+    page.wait_for_timeout(300)
+    page.screenshot(path=out / f"{size}-{scheme}-running.png")
+    expect(page.get_by_text("Done:").first).to_be_visible()
+    print(f"{size} {scheme}: first frame {first:.2f} s, done {time.perf_counter() - began:.2f} s")
+    expect(page.get_by_text("LPIPS:").last).to_contain_text(re.compile("AlexNet|not available"))
+    page.wait_for_selector(SETTLED)
+    page.screenshot(path=out / f"{size}-{scheme}-result.png")
+    whole(page, out / f"{size}-{scheme}-result-whole.png", width)
+    page.goto(f"{address}/About")
+    expect(page.get_by_text("Licence and data")).to_be_visible()
+    whole(page, out / f"{size}-{scheme}-about.png", width)
+    context.close()
+
+
+def whole(page: Page, path: Path, width: int) -> None:
+    """The page from top to bottom: Streamlit scrolls inside the window, so the window grows."""
+    height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": width, "height": height})
+    page.wait_for_timeout(400)
+    page.screenshot(path=path)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def await_health(address: str, server: subprocess.Popen[bytes]) -> None:
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise SystemExit("the app did not start")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The folder of a training run: what it is of, its state, its logs; safe against being cut short.
+
+It holds `run.json` (what is trained on what), `state.pt` (all that resuming needs), `log.jsonl`
+(a line an update) and `curve.jsonl` (a line an evaluation); what else a run writes is its own.
+
+Invariants: a folder never continues another run; what is recorded is never ahead of `state.pt`
+after a resumption; every file but the two logs appears whole; a full disk is one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sr3.errors import TrainingError
+from sr3.train import Trainer
+
+STATE, RUN, LOG, CURVE = "state.pt", "run.json", "log.jsonl", "curve.jsonl"
+
+
+class RunFolder:
+    """A run's folder at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def state(self) -> Path:
+        """The file that a run resumes from; not there before the first save."""
+        return self.path / STATE
+
+    def check(self, identity: Mapping[str, Any], resume: bool) -> None:
+        """Raises TrainingError for a folder with another run, or with a run and no `resume`."""
+        started = self.state.exists()
+        if not started and not any(self.path.glob("step-*")):  # snapshots of a run cut short
+            return
+        if started and not resume:
+            raise TrainingError(
+                f"{self.path} already holds a run: add --resume to continue it, or choose "
+                "another folder."
+            )
+        known = self.path / RUN
+        theirs = json.loads(known.read_text()) if known.exists() else identity
+        odd = sorted(key for key in identity if theirs.get(key) != identity[key])
+        if odd:
+            raise TrainingError(
+                f"{self.path} holds a run with another {', '.join(odd)}: give the same, or "
+                "choose another folder."
+            )
+
+    def claim(self, identity: Mapping[str, Any], resume: bool) -> None:
+        """`check`, then make the folder and write `run.json`. Raises TrainingError."""
+        self.check(identity, resume)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / RUN, json.dumps(identity, indent=2) + "\n")
+        except OSError as error:
+            raise TrainingError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+    def restore(self, trainer: Trainer) -> None:
+        """Continue from the state, if there is one, and forget what was recorded after it."""
+        if self.state.exists():
+            trainer.resume(self.state)
+        # A run without a state begins afresh, its evaluation before the first update too.
+        last = trainer.step if trainer.step else -1
+        for name in (LOG, CURVE):
+            _forget_after(self.path / name, last)
+
+    def save_state(self, trainer: Trainer) -> None:
+        """Write `state.pt`. Raises TrainingError where the disk is full or gone."""
+        try:
+            trainer.save(self.state)
+        except (OSError, RuntimeError) as error:
+            raise TrainingError(f"The state cannot be saved in {self.path}: {error}.") from error
+
+    def record(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add a line to a log. Raises TrainingError."""
+        try:
+            with (self.path / name).open("a") as log:
+                log.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path / name} cannot be written: {error.strerror}."
+            ) from error
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a log."""
+        path = self.path / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines of a log that are later than the state, and a line that was cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    write_text(path, "".join(kept))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,266 @@
+"""Checkpoints made of others: against arithmetic done here, and the wrong parents refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import sr3
+from sr3 import checkpoints
+from sr3.checkpoints import (
+    as_parent,
+    hash_of,
+    load_checkpoint,
+    load_whole,
+    save_checkpoint,
+    weights_hash,
+)
+from sr3.cli import app
+from sr3.combine import Recipe, Spliced, add_delta, difference
+from sr3.config import ModelConfig
+from sr3.errors import CheckpointError, ConfigError
+from sr3.presets import MODELS
+from sr3.unet import UNet
+
+CONFIG = MODELS["tiny"]
+
+
+def weights(seed, like=None):
+    """Random weights; near `like` where it is given, as fine-tuned ones are."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = UNet(CONFIG.network)
+        torch.nn.init.normal_(network.head.weight, std=0.05)
+        values = network.state_dict()
+        if like is not None:
+            values = {k: like[k] + 0.02 * torch.randn_like(v) for k, v in values.items()}
+    return values
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Folders `parent` and `tuned`, in float32."""
+    original = weights(0)
+    for name, values in (("parent", original), ("tuned", weights(1, original))):
+        save_checkpoint(tmp_path / name, CONFIG, values, "# A card\n", torch.float32)
+    return tmp_path
+
+
+def call(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def combine(pair, out, *words):
+    done = call("checkpoints", "combine", "--parent", pair / "parent", "--tuned", pair / "tuned",
+                "--out", pair / out, *words)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return pair / out
+
+
+def refusal(result):
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+def inputs(batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x_t, condition = (torch.randn(batch, 3, 128, 128, generator=generator) for _ in range(2))
+    return x_t, condition.clamp(-1, 1)
+
+
+# ------------------------------------------------------------------------------------ interpolate
+@pytest.mark.parametrize("weight", [0, 0.25, 1, 1.5])
+def test_interpolated_weights_are_the_formula(pair, weight):
+    out = combine(pair, "mixed", "--weight", weight)
+    one, other = (load_file(pair / name / "model.safetensors") for name in ("parent", "tuned"))
+    found = load_checkpoint(out)[1].state_dict()
+    assert found.keys() == one.keys()
+    for name, tensor in found.items():
+        if weight in (0, 1):
+            assert torch.equal(tensor, (one, other)[weight][name])
+        expected = one[name].double() + weight * (other[name].double() - one[name].double())
+        assert float((tensor.double() - expected).abs().max()) < 1e-6
+
+
+def test_no_second_copy_and_loadable_everywhere(pair):
+    out = combine(pair, "mixed", "--weight", 0.5)
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json"]
+    model = sr3.load(out, "cpu")
+    assert model.config == CONFIG
+    assert "recipe" not in (out / "README.md").read_text()
+    assert call("checkpoints", "verify", out).exit_code == 0
+    shown = json.loads(call("checkpoints", "show", out, "--json").stdout)
+    assert shown["sha256"] == weights_hash(out) and shown["config"]["weight"] == 0.5
+
+
+# ------------------------------------------------------------------------------------------ splice
+def test_a_splice_is_its_parents_bit_for_bit(pair):
+    out = combine(pair, "spliced", "--splice", 500)
+    spliced, parent, tuned = (
+        sr3.load(path, "cpu") for path in (out, pair / "parent", pair / "tuned")
+    )
+    x_t, condition = inputs(3)
+    for time, owner in ((2000, parent), (501, parent), (500.5, parent), (500, tuned), (1, tuned)):
+        level = parent.schedule.level(float(time)).expand(3)
+        for kind in (torch.float64, torch.float32):  # both reach the network
+            found = spliced.denoise(x_t, condition, level.to(kind))
+            assert torch.equal(found, owner.denoise(x_t, condition, level.to(kind))), time
+    level = parent.schedule.level(1000.0).expand(3)
+    assert not torch.equal(
+        parent.denoise(x_t, condition, level), tuned.denoise(x_t, condition, level)
+    )
+
+
+def test_each_image_of_a_batch_has_its_own_side(pair):
+    out = combine(pair, "spliced", "--splice", 500)
+    spliced, parent, tuned = (
+        sr3.load(path, "cpu") for path in (out, pair / "parent", pair / "tuned")
+    )
+    x_t, condition = inputs(5)
+    times = torch.tensor([1500.0, 20.0, 501.0, 500.0, 1.0])
+    level = parent.schedule.level(times)
+    found = spliced.denoise(x_t, condition, level)
+    for k, time in enumerate(times.tolist()):
+        owner = tuned if time <= 500 else parent
+        alone = owner.denoise(x_t[k : k + 1], condition[k : k + 1], level[k : k + 1])
+        assert float((found[k] - alone[0]).abs().max()) < 1e-4  # batch size rounds differently
+
+
+def test_a_splice_samples_and_cannot_be_tuned_or_interpolated(pair, tmp_path):
+    out = combine(pair, "spliced", "--splice", 500)
+    assert isinstance(load_checkpoint(out)[1], Spliced)
+    image = torch.zeros(16, 16, 3, dtype=torch.uint8).numpy()
+    assert sr3.load(out, "cpu").upscale([image], steps=3).images.shape == (1, 1, 128, 128, 3)
+    with pytest.raises(CheckpointError, match="spliced of two"):
+        load_whole(out)
+    done = call("checkpoints", "combine", "--parent", out, "--tuned", pair / "tuned", "--weight",
+                0.5, "--out", tmp_path / "new")  # fmt: skip
+    assert "spliced" in refusal(done) and not (tmp_path / "new").exists()
+
+
+# ------------------------------------------------------------------------------------------- delta
+def test_a_delta_is_the_tuned_weights_within_its_rounding(pair):
+    one, other = (load_file(pair / name / "model.safetensors") for name in ("parent", "tuned"))
+    parent = as_parent(str(pair / "parent"), pair / "delta")
+    assert parent.name == "../parent"
+    recipe = Recipe("delta", (parent,), model=CONFIG)
+    save_checkpoint(pair / "delta", recipe, difference(one, other), "# A card\n")
+    found = load_checkpoint(pair / "delta")[1].state_dict()
+    for name, tensor in found.items():
+        change = (other[name].double() - one[name].double()).abs()
+        # half a unit in the last of float16's 11 bits, its subnormals' spacing, and float32's own
+        allowed = change * 2**-11 + 2**-25 + one[name].double().abs() * 2**-23
+        assert bool(((tensor.double() - other[name].double()).abs() <= allowed).all()), name
+    assert any(not torch.equal(found[name], other[name]) for name in found)
+
+
+def test_factors_are_multiplied(pair):
+    one = load_file(pair / "parent" / "model.safetensors")
+    left, right = torch.randn(16, 2), torch.randn(2, 16 * 9)
+    name = "down.1.conv1.weight"
+    assert one[name].shape == (16, 16, 3, 3)
+    found = add_delta(one, {name + ".left": left, name + ".right": right}, "it")
+    change = (left.double() @ right.double()).reshape(16, 16, 3, 3)
+    assert float((found[name].double() - one[name].double() - change).abs().max()) < 1e-5
+    assert all(torch.equal(found[k], one[k]) for k in one if k != name)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"nothing.weight": (3,)},
+        {"head.bias": (1,)},  # would broadcast
+        {"head.weight.left": (192, 2)},
+        {"head.weight.left": (192, 2), "head.weight.right": (3, 144)},
+        {"head.weight.left": (144, 2), "head.weight.right": (2, 192)},
+    ],
+)
+def test_a_delta_of_another_network_is_refused(pair, delta):
+    one = load_file(pair / "parent" / "model.safetensors")
+    assert one["head.weight"].flatten(1).shape == (192, 144)
+    with pytest.raises(CheckpointError, match="does not fit its parent"):
+        add_delta(one, {name: torch.ones(shape) for name, shape in delta.items()}, "it")
+
+
+# ---------------------------------------------------------------------------------------- parents
+def test_another_parent_is_refused(pair):
+    out = combine(pair, "mixed", "--weight", 0.5)
+    save_checkpoint(pair / "parent", CONFIG, weights(5), "# Another\n", torch.float32)
+    for words in (("verify", out), ("verify", combine_of(pair, out))):
+        line = refusal(call("checkpoints", *words))
+        assert "hash" in line and "../parent" in line
+    shutil.rmtree(pair / "parent")
+    assert "not here" in refusal(call("checkpoints", "verify", out))
+
+
+def combine_of(pair, mixed):
+    """A splice with the mixture as one of its parents: a parent's parent counts too."""
+    recipe = Recipe("spliced", (as_parent(str(mixed), pair / "x"),) * 2, 9, None, CONFIG)
+    save_checkpoint(pair / "x", recipe, {}, "")
+    return pair / "x"
+
+
+def test_the_identity_follows_parents_and_parameter_not_names(pair, monkeypatch):
+    hashes = {
+        words: hash_of(combine(pair, f"c{k}", *words))
+        for k, words in enumerate(
+            [("--weight", 0.5), ("--weight", 0.25), ("--splice", 500), ("--splice", 501)]
+        )
+    }
+    assert len(set(hashes.values())) == 4
+    entry = checkpoints.RegistryEntry("lite", "Lite", str(pair / "parent"))
+    monkeypatch.setattr(checkpoints, "registry", lambda: {"lite": entry})
+    named = Recipe(
+        "interpolated",
+        (as_parent("lite", pair / "n"), as_parent(str(pair / "tuned"), pair / "n")),
+        None, 0.5, CONFIG,
+    )  # fmt: skip
+    assert named.parents[0].name == "lite"
+    save_checkpoint(pair / "n", named, {}, "")
+    assert hash_of(pair / "n") == hashes["--weight", 0.5]
+    assert load_checkpoint(pair / "n")[0] == CONFIG
+    save_checkpoint(pair / "tuned", CONFIG, weights(7), "", torch.float32)
+    other = hash_of(combine(pair, "later", "--weight", 0.5))
+    assert other != hashes["--weight", 0.5]
+
+
+def test_networks_that_differ_cannot_be_combined(pair, tmp_path):
+    plain = ModelConfig(network=CONFIG.network, prediction="eps")
+    save_checkpoint(pair / "tuned", plain, weights(1), "", torch.float32)
+    done = call("checkpoints", "combine", "--parent", pair / "parent", "--tuned", pair / "tuned",
+                "--splice", 5, "--out", tmp_path / "new")  # fmt: skip
+    assert "different networks" in refusal(done) and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--splice", 5, "--weight", 0.5),
+        ("--splice", 0),
+        ("--splice", 2000),
+        ("--weight", "nan"),
+    ],
+)
+def test_a_combination_needs_one_sound_parameter(pair, words):
+    done = call("checkpoints", "combine", "--parent", pair / "parent", "--tuned", pair / "tuned",
+                "--out", pair / "new", *words)  # fmt: skip
+    refusal(done)
+    assert not (pair / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "parents", "step", "weight"),
+    [("delta", 2, None, None), ("spliced", 1, 5, None), ("interpolated", 2, None, None),
+     ("interpolated", 2, 5, 0.5), ("full", 1, None, None)],
+)  # fmt: skip
+def test_a_recipe_says_all_that_its_kind_needs(kind, parents, step, weight):
+    one = checkpoints.Parent("a", "0" * 64)
+    with pytest.raises(ConfigError):
+        Recipe(kind, (one, one)[:parents], step, weight, CONFIG)
