@@ -11,7 +11,7 @@ INSTALL := $(RUN) pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup app test browser-test lint format clean
+.PHONY: help setup app test browser-test screenshots lint format clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(VENV)/.dev ## run the tests; those in a browser are skipped without Chro
 
 browser-test: $(VENV)/.dev ## run the tests in a browser; without Chromium they fail
 	SR3_REQUIRE_BROWSER=1 $(RUN) pytest -m browser
+
+screenshots: $(VENV)/.dev ## photograph every page into screenshots/, desktop and phone, light and dark
+	$(RUN) benchmarks.screenshots
 
 lint: $(VENV)/.dev ## check style and types
 	$(RUN) ruff check .
