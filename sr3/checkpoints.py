@@ -284,6 +284,11 @@ def save_checkpoint(
         raise CheckpointError(f"{path} cannot be written: {reason}.") from error
 
 
+def _write_shard(tensors: dict[str, Tensor], file: Path) -> None:
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors leaves it to its owner alone
+
+
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     shards: list[dict[str, Tensor]] = [{}]
     filled = 0
@@ -295,12 +300,12 @@ def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
         shards[-1][name] = tensor
         filled += size
     if len(shards) == 1:
-        save_file(shards[0], path / WEIGHTS, metadata={"format": "pt"})
+        _write_shard(shards[0], path / WEIGHTS)
         return
     places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, path / file, metadata={"format": "pt"})
+        _write_shard(shard, path / file)
         places.update(dict.fromkeys(shard, file))
     total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}

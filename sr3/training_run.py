@@ -72,10 +72,15 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """`run.json`: what a folder's state belongs to, JSON-ready."""
+        """`run.json`: what a folder's state belongs to, JSON-ready.
+
+        How images are drawn is no part of it: a preset may come to recommend another sampling.
+        """
+        model = to_dict(self.model)
+        del model["sampling"]
         values = {
             "preset": self.preset,
-            "model": to_dict(self.model),
+            "model": model,
             "domain": self.domain.name,
             "file_list_hash": self.domain.sha256,
             "init": self.init,

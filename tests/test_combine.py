@@ -264,3 +264,11 @@ def test_a_recipe_says_all_that_its_kind_needs(kind, parents, step, weight):
     one = checkpoints.Parent("a", "0" * 64)
     with pytest.raises(ConfigError):
         Recipe(kind, (one, one)[:parents], step, weight, CONFIG)
+
+
+def test_a_change_of_nothing_is_the_parent(pair):
+    recipe = Recipe("delta", (as_parent(str(pair / "parent"), pair / "same"),), model=CONFIG)
+    one = load_file(pair / "parent" / "model.safetensors")
+    save_checkpoint(pair / "same", recipe, difference(one, one), "")
+    found = load_checkpoint(pair / "same")[1].state_dict()
+    assert all(torch.equal(found[name], one[name]) for name in one)
