@@ -152,6 +152,7 @@ class TrainingRun:
             baseline = self._scores(result.condition, result.low_res)
             row |= self._scores(result.images[:, 0], result.low_res)
             row["images"] = len(self.validation)
+            row["sampling"] = f"{result.settings.sampler}, {result.settings.steps} steps"
             self._draw(result.images[:, 0])
         self.folder.record(CURVE, row)
         card = self._card(row, baseline)
@@ -203,8 +204,23 @@ class TrainingRun:
             "Training": training,
             "Recommended sampling": sampling,
             "Measured on validation images": self._measured(row, baseline),
+            "Quality against training time": self._curve(),
         }
         return make_card(f"SR3 Lab: {plan.preset}", summary, sections, NON_COMMERCIAL)
+
+    def _curve(self) -> dict[str, object]:
+        """The validations so far; `NAME, N steps` is the sampling that each was measured with."""
+        facts: dict[str, object] = {}
+        for row in self.folder.rows(CURVE):
+            if row.get("psnr") is None:
+                continue
+            lpips = "unmeasured" if row["lpips"] is None else f"{row['lpips']:.4f}"
+            time = f"{row['seconds'] / 60:.0f} min, update {row['step']:,}"
+            sampling = row.get("sampling", "")
+            facts[f"{time}{', ' if sampling else ''}{sampling}"] = (
+                f"PSNR {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}, LPIPS {lpips}"
+            )
+        return facts
 
     def _measured(self, row: dict[str, Any], baseline: dict[str, Any]) -> dict[str, object]:
         if not baseline:
