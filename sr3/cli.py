@@ -7,12 +7,8 @@ runs, so that `--help` does not wait for it.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import signal
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,15 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 from sr3.catalogue import Json, checkpoints, list_domains, print_json
-from sr3.errors import ConfigError, SR3Error
+from sr3.cli_training import finetune, study, train
+from sr3.errors import SR3Error
+from sr3.terminal import EVERY, DeviceName, Seed, duration, say
 
 if TYPE_CHECKING:
     from sr3.evaluate import Progress
-    from sr3.finetune import FinetuneRun
-    from sr3.train import TrainStep
-    from sr3.training_run import TrainingRun
-
-EVERY = 5.0  # seconds between two lines of progress
 
 
 class Commands(TyperGroup):
@@ -64,25 +57,13 @@ Eta = Annotated[float | None, typer.Option(help="Noise added on the way (ddim)."
 Consistency = Annotated[
     bool | None, typer.Option("--consistency/--no-consistency", help="Reduce to the exact input.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness.")]
-DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
 app.add_typer(checkpoints, name="checkpoints")
 app.command("domains")(list_domains)
-
-
-def say(message: str) -> None:
-    """A line of progress."""
-    typer.echo(message, err=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `42 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+app.command()(train)
+app.command()(finetune)
+app.command()(study)
 
 
 # -------------------------------------------------------------------------------------- upscale
@@ -242,93 +223,6 @@ def _finite(row: dict[Any, Any]) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------------------- train
-@app.command()
-def train(
-    domain: Annotated[str, typer.Option(help="Name, folder, zip or LMDB; several joined by +.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="Network and how it is trained.")] = "lite",
-    steps: Annotated[int | None, typer.Option(help="Updates to run.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Or training time.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    batch: Annotated[int | None, typer.Option(help="Images an update.")] = None,
-    seed: Seed = 0,
-    device: DeviceName = "auto",
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest rate.")] = None,
-    init: Annotated[str | None, typer.Option(help="Checkpoint to begin from.")] = None,
-    save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 180.0,
-    validate_every: Annotated[float, typer.Option(help="Seconds between validations.")] = 600.0,
-) -> None:
-    """Train a network; OUT gets the logs, sample sheets, state and checkpoint."""
-    from sr3.domains import load_domain
-    from sr3.presets import preset as find_preset
-    from sr3.training_run import Plan, TrainingRun
-
-    if steps is not None and minutes is not None:
-        raise ConfigError("Give either --steps or --minutes, and not both.")
-    model, training = find_preset(preset)
-    given = {"batch": batch, "precision": precision, "learning_rate": learning_rate, "seed": seed}
-    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    if steps is not None or minutes is not None:  # else the preset's own length
-        changes |= {"steps": steps, "minutes": minutes}
-    training = dataclasses.replace(training, **changes)
-    plan = Plan(preset, model, training, load_domain(domain), out, device, init,
-                save_every, validate_every)  # fmt: skip
-    say(f"Reading {len(plan.domain.train)} training images of {plan.domain.title} ...")
-    drive(TrainingRun(plan, resume=resume))
-    say(f"The checkpoint is in {out / 'checkpoint'}.")
-
-
-# ------------------------------------------------------------------------------------- finetune
-@app.command()
-def finetune(
-    checkpoint: Annotated[str, typer.Option(help="The parent: name, folder or public file.")],
-    domain: Annotated[str, typer.Option(help="Name, folder, zip or LMDB of the new faces.")],
-    images: Annotated[str, typer.Option(help="So many of its training images, or all.")],
-    steps: Annotated[int, typer.Option(min=1, help="Updates to run.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; snapshots are OUT/step-000100.")],
-    time_range: Annotated[
-        str | None, typer.Option("--range", help="Time steps A:B; levels in (A, B] alone.")
-    ] = None,
-    method: Annotated[str, typer.Option(help="full or lora.")] = "full",
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the change (lora).")] = 8,
-    replay: Annotated[float, typer.Option(help="Share of source images in each batch.")] = 0.0,
-    replay_domain: Annotated[
-        str | None, typer.Option(help="The source: replayed, and watched for forgetting.")
-    ] = None,
-    seed: Seed = 0,
-    learning_rate: Annotated[float | None, typer.Option(help="Constant rate.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images an update.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
-    snapshots: Annotated[str, typer.Option(help="Updates to keep too, such as 10,30,100.")] = "",
-    evaluate_every: Annotated[int | None, typer.Option(help="Updates; else at snapshots.")] = None,
-    evaluation_images: Annotated[int, typer.Option(help="Of each domain's validation split.")] = 16,
-    save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 120.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    device: DeviceName = "auto",
-) -> None:
-    """Fine-tune a copy of a checkpoint on few images; the parent stays as it is."""
-    from sr3.checkpoints import find_checkpoint, read_config
-    from sr3.domains import load_domain
-    from sr3.finetune import FinetuneRun
-    from sr3.tuning import FinetunePlan, parse_images, parse_range, parse_steps, tuning_config
-
-    model = read_config(find_checkpoint(checkpoint))
-    training = tuning_config(
-        model, method, parse_range(time_range), steps=steps, batch=batch, seed=seed,
-        learning_rate=learning_rate, precision=precision,
-    )  # fmt: skip
-    source = load_domain(replay_domain) if replay_domain else None
-    plan = FinetunePlan(
-        checkpoint, load_domain(domain), parse_images(images), training, out, method, rank, replay,
-        source, device, parse_steps(snapshots), evaluate_every, evaluation_images, save_every,
-    )  # fmt: skip
-    say(f"Reading {len(plan.entries)} images of {plan.domain.title} ...")
-    drive(FinetuneRun(plan, resume=resume))
-    say(f"The checkpoint is in {plan.folder(steps)}.")
-
-
 # ------------------------------------------------------------------------------------------ gap
 @app.command()
 def gap(
@@ -364,49 +258,3 @@ def gap(
             say(f"{name} on {found.domain}: {found.what}")
     results.write(rows, out) if out.suffix == ".parquet" else results.append(rows, out)
     print_summary(rows, as_json)
-
-
-def drive(run: TrainingRun | FinetuneRun) -> None:
-    """Run to the end, or to the first Ctrl-C or SIGTERM, after which the state is saved."""
-    with stop_signals() as received:
-        records = run.run()
-        shown = -EVERY
-        for record in records:
-            now = time.monotonic()
-            if now - shown >= EVERY:
-                shown = now
-                say(progress_line(record))
-            if received:
-                records.close()  # saves the state
-                say(f"Stopped after update {record.step}; add --resume to continue.")
-                raise typer.Exit(128 + received[0])
-
-
-def progress_line(record: TrainStep) -> str:
-    """What a training record looks like on a terminal."""
-    return (
-        f"update {record.step}  loss {record.loss:.4f}  rate {record.learning_rate:.2g}  "
-        f"{record.step / record.seconds:.2f} updates/s  {duration(record.seconds)} done, "
-        f"{duration(record.remaining)} left"
-    )
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C or SIGTERM instead of dying of it; a second one kills as usual."""
-    received: list[int] = []
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = {kind: signal.getsignal(kind) for kind in kinds}
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        for kind in kinds:
-            signal.signal(kind, before[kind])
-
-    for kind in kinds:
-        signal.signal(kind, note)
-    try:
-        yield received
-    finally:
-        for kind in kinds:
-            signal.signal(kind, before[kind])

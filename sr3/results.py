@@ -84,6 +84,21 @@ def write(rows: Rows, file: str | Path) -> Path:
     return file
 
 
+def compact(folder: str | Path, rows: int = 400_000) -> None:
+    """Put the parts of a table together, at most `rows` in each (some MB); it reads the same.
+
+    Others may append and read meanwhile; cut short, nothing is lost. Raises SR3Error.
+    """
+    before = sorted(Path(folder).glob("*.parquet"))
+    if len(before) < 2:
+        return
+    table = _newest(pa.concat_tables(map(_read_part, before)).to_pandas())
+    for start in range(0, len(table), rows):
+        append(table.iloc[start : start + rows], folder)
+    for part in before:
+        part.unlink(missing_ok=True)
+
+
 def read(path: str | Path) -> pd.DataFrame:
     """The table in a folder of parts, or in one file, with the newest row of each KEY.
 
@@ -94,8 +109,13 @@ def read(path: str | Path) -> pd.DataFrame:
     files = [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))
     tables = [SCHEMA.empty_table(), *map(_read_part, files)]
     frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
-    newest = frame.sort_values("created", kind="stable").drop_duplicates(list(KEY), keep="last")
-    return newest.sort_values(list(KEY), kind="stable").reset_index(drop=True)
+    return _newest(frame)
+
+
+def _newest(frame: pd.DataFrame) -> pd.DataFrame:
+    """The newest row of each KEY, sorted by KEY."""
+    rows = frame.sort_values("created", kind="stable").drop_duplicates(list(KEY), keep="last")
+    return rows.sort_values(list(KEY), kind="stable").reset_index(drop=True)
 
 
 def _read_part(file: Path) -> pa.Table:

@@ -152,7 +152,8 @@ class TrainingRun:
             baseline = self._scores(result.condition, result.low_res)
             row |= self._scores(result.images[:, 0], result.low_res)
             row["images"] = len(self.validation)
-            row["sampling"] = f"{result.settings.sampler}, {result.settings.steps} steps"
+            used = result.settings
+            row["sampling"] = f"{used.sampler} eta {used.eta:g}, {used.steps} steps"
             self._draw(result.images[:, 0])
         self.folder.record(CURVE, row)
         card = self._card(row, baseline)
@@ -209,7 +210,7 @@ class TrainingRun:
         return make_card(f"SR3 Lab: {plan.preset}", summary, sections, NON_COMMERCIAL)
 
     def _curve(self) -> dict[str, object]:
-        """The validations so far; `NAME, N steps` is the sampling that each was measured with."""
+        """The validations so far; `NAME eta E, N steps` is how each was sampled."""
         facts: dict[str, object] = {}
         for row in self.folder.rows(CURVE):
             if row.get("psnr") is None:
@@ -247,14 +248,19 @@ def contact_sheet(originals: Pixels, results: Pixels, low_res: int) -> Pixels:
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
+def new_network(model: ModelConfig, seed: int) -> UNet:
+    """An untrained network, its weights drawn from a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = UNet(model.network)
+        network.zero_residuals()
+        return network
+
+
 def _network(plan: Plan) -> UNet:
     """The network to train: new from the run's seed, or a checkpoint's weights."""
     if plan.init is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(plan.training.seed)
-            network = UNet(plan.model.network)
-            network.zero_residuals()
-            return network
+        return new_network(plan.model, plan.training.seed)
     model, network = load_whole(find_checkpoint(plan.init))
     if model.network != plan.model.network or model.prediction != plan.model.prediction:
         raise ConfigError(

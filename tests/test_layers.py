@@ -21,8 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"app", "pages"},
     {"sr3.ui", "sr3.cli", "sr3.__main__"},
+    {"sr3.cli_training"},
     {"sr3"},
     {"sr3.study", "sr3.report"},
+    {"sr3.study_plan", "sr3.answers"},
     {"sr3.training_run", "sr3.finetune", "sr3.gap", "sr3.catalogue"},
     {"sr3.run_folder"},
     {"sr3.train", "sr3.evaluate", "sr3.upscale", "sr3.lora", "sr3.tuning"},
@@ -31,6 +33,7 @@ LAYERS = (
     {"sr3.combine", "sr3.public_format"},
     {"sr3.schedule", "sr3.unet", "sr3.denoiser", "sr3.optimizers", "sr3.devices"},
     {"sr3.domains", "sr3.faces", "sr3.metrics", "sr3.results", "sr3.presets", "sr3.cards"},
+    {"sr3.cells", "sr3.terminal"},
     {"sr3.perceptual", "sr3.batches", "sr3.srga"},
     {"sr3.images", "sr3.hub"},
     {"sr3.config"},

@@ -1,0 +1,388 @@
+"""The four questions, answered from the table alone, each as numbers and as one plain sentence.
+
+Invariants: a gain is signed so that more is better in every metric, and is of one checkpoint over
+its parent on the same images and sampling seeds; what was not measured has no answer; intervals
+are 95% percentile bootstraps that resample the images, the same ones for both sides of a
+comparison, and, where several fine-tunes differ in their seed alone, those seeds too.
+
+Source: the paired bootstrap of Efron and Tibshirani (1993), over both factors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sr3.cells import Cell
+from sr3.errors import SR3Error
+from sr3.metrics import METRICS, Interval
+
+RESAMPLES = 2000
+SHARE = 0.9  # of the best cell's gain: what counts as repaired
+MAIN = ("lpips", "ssim", "psnr")  # the metrics that are told
+
+Values = NDArray[np.float64]
+
+
+# ------------------------------------------------------------------------------------- the answers
+@dataclass(frozen=True)
+class Least:
+    """Question 2: the least data, and then the fewest updates, that repair the target."""
+
+    metric: str
+    target: str
+    gain: Interval  # of the best cell
+    best: tuple[int | None, int]  # its images (None: all) and updates
+    images: int | None = None
+    updates: int | None = None  # None: no cell gains surely
+    share: Interval | None = None  # of the best cell's gain
+    images_between: tuple[int | None, int | None] = (None, None)  # the choice in 95% of resamples
+    updates_between: tuple[int, int] = (0, 0)
+    front: tuple[tuple[int | None, int], ...] = ()  # every choice that none is below in both
+    seeds: int = 0  # of the least cell
+    best_seeds: int = 0
+
+    @property
+    def sentence(self) -> str:
+        best = f"{_images(self.best[0])} and {self.best[1]:,} updates"
+        if self.updates is None or self.share is None:
+            return (
+                f"{_title(self.metric)} on {self.target}: no fine-tuning surely gains; the best "
+                f"({best}) changes it by {_signed(self.gain)}."
+            )
+        first, last = (_images(count) for count in self.images_between)
+        return (
+            f"{_title(self.metric)} on {self.target}: {_images(self.images)} and "
+            f"{self.updates:,} updates reach {self.share.mean:.0%} of the best gain "
+            f"({_bounds(self.share, '.0%')}; {_seeds(self.seeds)}), which is "
+            f"{_signed(self.gain)} with {best} ({_seeds(self.best_seeds)}); in 95% of resamples "
+            f"the choice lies between {first} and {last}, and between "
+            f"{self.updates_between[0]:,} and {self.updates_between[1]:,} updates."
+        )
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One setting against another, all else equal, on one domain: questions 3 and the baseline."""
+
+    metric: str
+    domain: str
+    ours: str
+    baseline: str
+    images: int | None
+    updates: int
+    difference: Interval  # ours - baseline, more is better
+    seeds: int
+
+    @property
+    def sentence(self) -> str:
+        low, high = self.difference.low, self.difference.high
+        verb = "beats" if low > 0 else "loses to" if high < 0 else "is not told apart from"
+        return (
+            f"{_title(self.metric)} on {self.domain}, {_images(self.images)} and "
+            f"{self.updates:,} updates: {self.ours} {verb} {self.baseline} by "
+            f"{_signed(self.difference)} ({_seeds(self.seeds)})."
+        )
+
+
+@dataclass(frozen=True)
+class Trade:
+    """Question 4: what a checkpoint gains on the target, and what the source pays for it."""
+
+    metric: str
+    target: str
+    source: str
+    name: str  # its settings but the seed, or its name
+    gain: Interval
+    change: Interval  # on the source; below 0: forgotten
+    seeds: int
+    front: bool  # whether no other is better on both
+
+    @property
+    def sentence(self) -> str:
+        place = ", on the Pareto front" if self.front else ""
+        return (
+            f"{_title(self.metric)}: {self.name} changes {self.target} by {_signed(self.gain)} and "
+            f"{self.source} by {_signed(self.change)} ({_seeds(self.seeds)}){place}."
+        )
+
+
+Answer = Least | Contrast | Trade
+
+
+def answer_all(table: pd.DataFrame, parent: str, source: str) -> list[Answer]:
+    """Every answer that the table holds for a parent, in the questions' order."""
+    study = Measured(table, parent)
+    found: list[Answer] = []
+    for target in study.targets:
+        for metric in (name for name in MAIN if name in study.metrics):
+            least = least_needed(study, metric, target)
+            found += [least] if least else []
+            found += range_effects(study, metric, target, target)
+            found += range_effects(study, metric, target, source)
+            found += against_scratch(study, metric, target)
+            found += [trade for trade in trades(study, metric, target, source) if trade.front]
+    return found
+
+
+# ---------------------------------------------------------------------------------------- the table
+class Measured:
+    """The part of a table that is of one parent, with one way of sampling: the commonest one
+    among its fine-tunes, unless told."""
+
+    def __init__(
+        self, table: pd.DataFrame, parent: str, sampling: tuple[str, int] | None = None
+    ) -> None:
+        names = table["checkpoint"].unique()
+        every = {name: cell for name in names if (cell := Cell.parse(name))}
+        self.parent = parent
+        self.cells = {name: cell for name, cell in every.items() if cell.parent == parent}
+        tuned = table[table["checkpoint"].isin(self.cells)]
+        if sampling is None and len(tuned):
+            counts = Counter(zip(tuned["sampler"], tuned["steps"], strict=True))
+            sampling = counts.most_common(1)[0][0]
+        if sampling is None:
+            sampling = ("", 0)
+        keep = (table["sampler"] == sampling[0]) & (table["steps"] == sampling[1])
+        others = set(names) - set(every) - {"bicubic", "regression", parent}
+        self.others = sorted(others)  # spliced and interpolated ones, say
+        rows = table[keep & table["checkpoint"].isin([*self.cells, *others, parent])]
+        means = rows.groupby(["domain", "metric", "checkpoint", "image"])["value"].mean()
+        self._wide: dict[tuple[str, str], pd.DataFrame] = {}
+        for key, group in means.groupby(level=["domain", "metric"]):
+            domain, metric = cast(tuple[str, str], key)
+            self._wide[domain, metric] = group.droplevel([0, 1]).unstack("checkpoint")
+        self.metrics = [name for name in METRICS if any(name == m for _, m in self._wide)]
+
+    @cached_property
+    def targets(self) -> list[str]:
+        """The domains that were tuned on."""
+        return sorted({cell.target for cell in self.cells.values()})
+
+    def gains(self, metric: str, domain: str) -> pd.DataFrame:
+        """A row an image, a column a checkpoint: its gain over the parent, more is better.
+
+        Images that not all were measured on, or where PSNR is infinite, are left out.
+        """
+        wide = self._wide.get((domain, metric))
+        if wide is None or self.parent not in wide:
+            return pd.DataFrame()
+        sign = 1.0 if METRICS[metric].better == "higher" else -1.0
+        gains = wide.drop(columns=self.parent).sub(wide[self.parent], axis=0) * sign
+        return gains.replace([np.inf, -np.inf], np.nan)
+
+
+def _alike(gains: pd.DataFrame, cells: dict[str, Cell]) -> dict[Cell, list[str]]:
+    """Checkpoints that differ in the seed alone, by what they share; seeds in order."""
+    groups: dict[Cell, list[str]] = {}
+    for name in sorted((n for n in gains if n in cells), key=lambda name: cells[name].seed):
+        groups.setdefault(cells[name].but("seed"), []).append(name)
+    return groups
+
+
+# ---------------------------------------------------------------------------------- the questions
+def least_needed(
+    study: Measured, metric: str, target: str, share: float = SHARE, seed: int = 0
+) -> Least | None:
+    """The smallest (images, updates) of plain fine-tuning over the whole chain whose gain is at
+    least `share` of the best cell's; None where nothing was measured."""
+    gains = study.gains(metric, target)
+    plain = {n: c for n, c in study.cells.items() if c.plain and c.target == target}
+    whole = _whole_range(plain)
+    groups = _alike(gains, {n: c for n, c in plain.items() if c.range == whole})
+    cells = sorted(groups, key=lambda cell: (_number(cell.images), cell.updates))
+    if not cells:
+        return None
+    means, draws, n = _bootstrap(gains, [groups[cell] for cell in cells], seed)
+    best = int(means.argmax())
+    grid = [(cell.images, cell.updates) for cell in cells]
+    gain = _interval(means[best], draws[:, best], n)
+    count = [len(groups[cell]) for cell in cells]
+    if not (means[best] > 0 and (n == 1 or gain.low > 0)):
+        return Least(metric, target, gain, grid[best], best_seeds=count[best])
+    reached = np.flatnonzero(means >= share * means[best])
+    least = int(reached[0])  # cells are sorted: least data, then fewest updates
+    # In each resample the whole choice is made again.
+    tops = draws.max(axis=1, keepdims=True)
+    picks = (draws >= np.where(tops > 0, share * tops, tops)).argmax(axis=1)
+    ratio = draws[:, least] / draws[:, best]
+    between = [
+        _bounds_of([key(cells[pick]) for pick in picks])
+        for key in (lambda cell: _number(cell.images), lambda cell: cell.updates)
+    ]
+    images = tuple(None if np.isinf(v) else int(v) for v in between[0])
+    front = [
+        grid[i] for i in reached
+        if not any(_below(cells[j], cells[i]) for j in reached if j != i)
+    ]  # fmt: skip
+    return Least(
+        metric, target, gain, grid[best], *grid[least],
+        _interval(means[least] / means[best], ratio, n), (images[0], images[1]),
+        (int(between[1][0]), int(between[1][1])), tuple(front), count[least], count[best],
+    )  # fmt: skip
+
+
+def range_effects(
+    study: Measured, metric: str, target: str, domain: str, seed: int = 0
+) -> list[Contrast]:
+    """Each range of time steps against the whole chain, at equal images, updates and seeds."""
+    cells = {n: c for n, c in study.cells.items() if c.plain and c.target == target}
+    whole = _whole_range(cells)
+    parts = {n: c for n, c in cells.items() if c.range != whole}
+    full = {n: c for n, c in cells.items() if c.range == whole}
+    return list(_contrasts(study, metric, domain, parts, full, ("range",), seed))
+
+
+def against_scratch(study: Measured, metric: str, target: str, seed: int = 0) -> list[Contrast]:
+    """Plain fine-tuning against training from scratch, at equal images, updates and seeds; from
+    scratch may have a learning rate of its own."""
+    cells = {n: c for n, c in study.cells.items() if c.target == target}
+    new = {n: c for n, c in cells.items() if c.scratch}
+    old = {n: c for n, c in cells.items() if c.plain}
+    return list(_contrasts(study, metric, target, old, new, ("scratch", "rate"), seed))
+
+
+def trades(study: Measured, metric: str, target: str, source: str, seed: int = 0) -> list[Trade]:
+    """Gain on the target and change on the source of each checkpoint that was measured on both;
+    the best on the target first."""
+    there, here = study.gains(metric, target), study.gains(metric, source)
+    cells = {n: c for n, c in study.cells.items() if c.target == target and n in here}
+    groups = [(_settings(c), names) for c, names in _alike(there, cells).items()]
+    groups += [
+        (n, [n]) for n in study.others
+        if n in there and n in here and there[n].notna().all() and here[n].notna().all()
+    ]  # fmt: skip
+    if not groups:
+        return []
+    lists = [names for _, names in groups]
+    gain, gain_draws, gain_n = _bootstrap(there, lists, seed)
+    change, change_draws, change_n = _bootstrap(here, lists, seed)
+    found = [
+        Trade(
+            metric, target, source, name, _interval(gain[k], gain_draws[:, k], gain_n),
+            _interval(change[k], change_draws[:, k], change_n), len(names),
+            not bool(np.any((gain >= gain[k]) & (change >= change[k])
+                            & ((gain > gain[k]) | (change > change[k])))),
+        )
+        for k, (name, names) in enumerate(groups)
+    ]  # fmt: skip
+    return sorted(found, key=lambda trade: -trade.gain.mean)
+
+
+def _contrasts(
+    study: Measured, metric: str, domain: str, ours: dict[str, Cell], theirs: dict[str, Cell],
+    settings: tuple[str, ...], seed: int,
+) -> Iterator[Contrast]:  # fmt: skip
+    """Pairs of cells that differ in some settings alone, seeds that both have joined."""
+    gains = study.gains(metric, domain)
+    partners = {cell.but(*settings): name for name, cell in theirs.items() if name in gains}
+    groups = _alike(gains, {n: c for n, c in ours.items() if c.but(*settings) in partners})
+    for cell, names in sorted(groups.items(), key=lambda item: _order(item[0])):
+        others = [partners[ours[name].but(*settings)] for name in names]
+        pairs = pd.DataFrame({n: gains[n] - gains[o] for n, o in zip(names, others, strict=True)})
+        means, draws, n = _bootstrap(pairs, [names], seed)
+        ends = (_of(cell, settings[0]), _of(theirs[others[0]], settings[0]))
+        yield Contrast(
+            metric, domain, *ends, cell.images, cell.updates,
+            _interval(means[0], draws[:, 0], n), len(names),
+        )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- bootstrap
+def _bootstrap(
+    gains: pd.DataFrame, groups: Sequence[Sequence[str]], seed: int
+) -> tuple[Values, Values, int]:
+    """Means (groups,) of each group's columns, their resamples (draws, groups), and n images.
+
+    Images are resampled once for all groups; so are seeds, by their places, so that groups with
+    the same seeds stay paired.
+    """
+    values = gains[[name for names in groups for name in names]].dropna()
+    n = len(values)
+    if not n:
+        raise SR3Error("The table's checkpoints share no image: measure them on the same ones.")
+    generator = np.random.default_rng(seed)
+    weights = generator.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n  # (draws, images)
+    places = generator.random((RESAMPLES, max(map(len, groups))))
+    means, draws = np.empty(len(groups)), np.empty((RESAMPLES, len(groups)))
+    for k, names in enumerate(groups):
+        columns = values[list(names)].to_numpy(np.float64)  # (images, seeds)
+        means[k] = columns.mean()
+        drawn = weights @ columns  # (draws, seeds)
+        picks = (places[:, : len(names)] * len(names)).astype(int)
+        draws[:, k] = np.take_along_axis(drawn, picks, axis=1).mean(axis=1)
+    return means, draws, n
+
+
+def _interval(mean: float, draws: Values, n: int) -> Interval:
+    if n == 1:
+        return Interval(float(mean), float("nan"), float("nan"), 1)
+    low, high = _bounds_of(draws)
+    return Interval(float(mean), low, high, n)
+
+
+def _bounds_of(values: Any) -> tuple[float, float]:
+    """The 2.5% and 97.5% order statistics; interpolation would make numbers that no cell has."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    cut = round(0.025 * (len(ordered) - 1))
+    return float(ordered[cut]), float(ordered[-1 - cut])
+
+
+# ------------------------------------------------------------------------------------------- words
+def _whole_range(cells: dict[str, Cell]) -> tuple[int, int]:
+    return max((c.range for c in cells.values()), key=lambda r: r[1] - r[0], default=(0, 0))
+
+
+def _number(images: int | None) -> float:
+    return float("inf") if images is None else images
+
+
+def _order(cell: Cell) -> tuple[Any, ...]:
+    return cell.range, _number(cell.images), cell.updates, cell.title
+
+
+def _below(one: Cell, other: Cell) -> bool:
+    """Whether one needs no more of either than the other."""
+    return _number(one.images) <= _number(other.images) and one.updates <= other.updates
+
+
+def _of(cell: Cell, setting: str) -> str:
+    if setting == "range":
+        return f"training on time steps {cell.range[0]}:{cell.range[1]}"
+    return "training from scratch" if cell.scratch else f"fine-tuning ({_settings(cell)})"
+
+
+def _settings(cell: Cell) -> str:
+    """A cell's settings but its parent, target and seed."""
+    title = cell.title.replace(" seed=0", "")
+    return title.split(f" on {cell.target} ", 1)[1]
+
+
+def _title(metric: str) -> str:
+    return METRICS[metric].title
+
+
+def _images(count: int | None) -> str:
+    return "all images" if count is None else f"{count:,} image{'s' * (count != 1)}"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def _signed(interval: Interval) -> str:
+    """More is better in every metric: a fall of LPIPS is told as a gain."""
+    return f"{interval.mean:+.4f} ({_bounds(interval, '+.4f')}, n = {interval.n})"
+
+
+def _bounds(interval: Interval, form: str) -> str:
+    if np.isnan(interval.low):
+        return "no interval"
+    return f"95% interval {interval.low:{form}} to {interval.high:{form}}"

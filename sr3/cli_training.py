@@ -1,0 +1,189 @@
+"""The commands that train: `train`, `finetune` and `study`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sr3.catalogue import Json, print_json
+from sr3.errors import ConfigError, TrainingError
+from sr3.terminal import EVERY, DeviceName, Seed, duration, say, stop_signals
+
+if TYPE_CHECKING:
+    from sr3.finetune import FinetuneRun
+    from sr3.train import TrainStep
+    from sr3.training_run import TrainingRun
+
+
+# ---------------------------------------------------------------------------------------- train
+def train(
+    domain: Annotated[str, typer.Option(help="Name, folder, zip or LMDB; several joined by +.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    preset: Annotated[str, typer.Option(help="Network and how it is trained.")] = "lite",
+    steps: Annotated[int | None, typer.Option(help="Updates to run.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Or training time.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    batch: Annotated[int | None, typer.Option(help="Images an update.")] = None,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest rate.")] = None,
+    init: Annotated[str | None, typer.Option(help="Checkpoint to begin from.")] = None,
+    save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 180.0,
+    validate_every: Annotated[float, typer.Option(help="Seconds between validations.")] = 600.0,
+) -> None:
+    """Train a network; OUT gets the logs, sample sheets, state and checkpoint."""
+    from sr3.domains import load_domain
+    from sr3.presets import preset as find_preset
+    from sr3.training_run import Plan, TrainingRun
+
+    if steps is not None and minutes is not None:
+        raise ConfigError("Give either --steps or --minutes, and not both.")
+    model, training = find_preset(preset)
+    given = {"batch": batch, "precision": precision, "learning_rate": learning_rate, "seed": seed}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if steps is not None or minutes is not None:  # else the preset's own length
+        changes |= {"steps": steps, "minutes": minutes}
+    training = dataclasses.replace(training, **changes)
+    plan = Plan(preset, model, training, load_domain(domain), out, device, init,
+                save_every, validate_every)  # fmt: skip
+    say(f"Reading {len(plan.domain.train)} training images of {plan.domain.title} ...")
+    drive(TrainingRun(plan, resume=resume))
+    say(f"The checkpoint is in {out / 'checkpoint'}.")
+
+
+# ------------------------------------------------------------------------------------- finetune
+def finetune(
+    checkpoint: Annotated[str, typer.Option(help="The parent: name, folder or public file.")],
+    domain: Annotated[str, typer.Option(help="Name, folder, zip or LMDB of the new faces.")],
+    images: Annotated[str, typer.Option(help="So many of its training images, or all.")],
+    steps: Annotated[int, typer.Option(min=1, help="Updates to run.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; snapshots are OUT/step-000100.")],
+    time_range: Annotated[
+        str | None, typer.Option("--range", help="Time steps A:B; levels in (A, B] alone.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="full or lora.")] = "full",
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the change (lora).")] = 8,
+    replay: Annotated[float, typer.Option(help="Share of source images in each batch.")] = 0.0,
+    replay_domain: Annotated[
+        str | None, typer.Option(help="The source: replayed, and watched for forgetting.")
+    ] = None,
+    seed: Seed = 0,
+    learning_rate: Annotated[float | None, typer.Option(help="Constant rate.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images an update.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    snapshots: Annotated[str, typer.Option(help="Updates to keep too, such as 10,30,100.")] = "",
+    evaluate_every: Annotated[int | None, typer.Option(help="Updates; else at snapshots.")] = None,
+    evaluation_images: Annotated[int, typer.Option(help="Of each domain's validation split.")] = 16,
+    save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 120.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    device: DeviceName = "auto",
+) -> None:
+    """Fine-tune a copy of a checkpoint on few images; the parent stays as it is."""
+    from sr3.checkpoints import find_checkpoint, read_config
+    from sr3.domains import load_domain
+    from sr3.finetune import FinetuneRun
+    from sr3.tuning import FinetunePlan, parse_images, parse_range, parse_steps, tuning_config
+
+    model = read_config(find_checkpoint(checkpoint))
+    training = tuning_config(
+        model, method, parse_range(time_range), steps=steps, batch=batch, seed=seed,
+        learning_rate=learning_rate, precision=precision,
+    )  # fmt: skip
+    source = load_domain(replay_domain) if replay_domain else None
+    plan = FinetunePlan(
+        checkpoint, load_domain(domain), parse_images(images), training, out, method, rank, replay,
+        source, device, parse_steps(snapshots), evaluate_every, evaluation_images, save_every,
+    )  # fmt: skip
+    say(f"Reading {len(plan.entries)} images of {plan.domain.title} ...")
+    drive(FinetuneRun(plan, resume=resume))
+    say(f"The checkpoint is in {plan.folder(steps)}.")
+
+
+# ---------------------------------------------------------------------------------------- study
+def study(
+    plan: Annotated[
+        str, typer.Option(help="Name in checkpoints/plans, or a TOML file.")
+    ] = "poster",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the table; else checkpoints/metrics.")
+    ] = None,
+    work: Annotated[
+        Path, typer.Option(help="Folder of the runs under way and of what is kept.")
+    ] = Path("runs/study"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the numbers are the same.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what was begun.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a plan: fine-tune, measure every snapshot on every domain, and tell the answers.
+
+    What the table holds already is not done again; --plan NAME --resume on a complete one does
+    nothing.
+    """
+    from sr3 import answers, results
+    from sr3.checkpoints import ROOT
+    from sr3.metrics import Scorer
+    from sr3.study import Study
+    from sr3.study_plan import domain_name, read_plan
+
+    made = Study(read_plan(plan), out or ROOT / "metrics", work)
+    tasks = made.tasks()
+    missing = sum(len(task.pending) for task in tasks)
+    if not tasks:
+        say(f"All {made.total} cells of {made.plan.name} are in {made.table}: nothing to do.")
+    elif made.begun() and not resume:
+        raise TrainingError(
+            f"{made.total - missing} of {made.total} cells of {made.plan.name} are done, and runs "
+            "may be under way: add --resume to continue, or choose other folders."
+        )
+    else:
+        say(f"{missing} of {made.total} cells of {made.plan.name} are to be measured.")
+        made.check(tasks)
+        if reason := Scorer.load().lpips_reason:
+            say(reason)
+    for finished in made.run(tasks, workers, say):
+        left = finished.seconds * (finished.total - finished.done) / finished.done
+        say(
+            f"{finished.done} of {finished.total} cells, about {duration(left)} left: "
+            f"{finished.task.title}"
+        )
+    told = answers.answer_all(
+        results.read(made.table), made.plan.parent, domain_name(made.plan.source)
+    )
+    if as_json:
+        print_json({
+            "plan": made.plan.name, "table": str(made.table), "cells": made.total,
+            "measured": missing, "answers": [answer.sentence for answer in told],
+        })  # fmt: skip
+        return
+    for answer in told:
+        typer.echo(answer.sentence)
+
+
+def drive(run: TrainingRun | FinetuneRun) -> None:
+    """Run to the end, or to the first Ctrl-C or SIGTERM, after which the state is saved."""
+    with stop_signals() as received:
+        records = run.run()
+        shown = -EVERY
+        for record in records:
+            now = time.monotonic()
+            if now - shown >= EVERY:
+                shown = now
+                say(progress_line(record))
+            if received:
+                records.close()  # saves the state
+                say(f"Stopped after update {record.step}; add --resume to continue.")
+                raise typer.Exit(128 + received[0])
+
+
+def progress_line(record: TrainStep) -> str:
+    """What a training record looks like on a terminal."""
+    return (
+        f"update {record.step}  loss {record.loss:.4f}  rate {record.learning_rate:.2g}  "
+        f"{record.step / record.seconds:.2f} updates/s  {duration(record.seconds)} done, "
+        f"{duration(record.remaining)} left"
+    )

@@ -1,0 +1,374 @@
+"""A study: every run of a plan, each snapshot measured on each domain, as rows of the one table.
+
+A cell (a snapshot on a domain) is written as one part of the table, by one rename: its rows are
+its own mark of being done. So a study that is killed goes on where it was, a complete one has
+nothing to do, and a cell whose rows are deleted is made again.
+
+Invariants: a cell's numbers depend on the plan alone, not on the number of processes or on what
+was interrupted: on a CPU it is measured in float32 with a fixed number of threads, and a run cut
+short ends with the very weights of one that was not. A process dies with the study.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from sr3 import results
+from sr3.cards import NON_COMMERCIAL, make_card
+from sr3.cells import Cell
+from sr3.checkpoints import hash_of, load_checkpoint, save_checkpoint
+from sr3.config import SamplerConfig
+from sr3.devices import Device, pick_device
+from sr3.domains import Domain, list_hash, load_domain
+from sr3.errors import DomainError, SR3Error, TrainingError
+from sr3.evaluate import BASELINES, evaluate, sampler_label
+from sr3.finetune import FinetuneRun
+from sr3.metrics import Scorer
+from sr3.pipeline import SuperResolver
+from sr3.run_folder import STATE
+from sr3.study_plan import Run, StudyPlan, Tested, domain_name
+from sr3.training_run import new_network
+from sr3.tuning import FinetunePlan
+
+Report = Callable[[str], None]
+EVERY = 30.0  # seconds between two lines of progress of a run
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process does at a time: a run's cells that are not in the table."""
+
+    run: Run | None  # None: the parent itself, and the baselines
+    pending: tuple[tuple[int, Tested], ...]  # (updates, domain)
+
+    @property
+    def title(self) -> str:
+        """For a line of progress."""
+        return self.run.cell.title.replace("updates=0 ", "") if self.run else "the parent"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A task whose cells are in the table, and how far the study is."""
+
+    task: Task
+    done: int  # cells, of those that were missing at the start
+    total: int
+    seconds: float
+
+
+class Study:
+    """A plan, the folder of its table, and a folder for the runs under way and what is kept."""
+
+    def __init__(self, plan: StudyPlan, table: Path, work: Path) -> None:
+        self.plan, self.table, self.work = plan, table, work
+
+    # -------------------------------------------------------------------------------- what is left
+    @property
+    def total(self) -> int:
+        """How many cells the plan has, the parent's among them."""
+        snapshots = 1 + sum(len(run.snapshots) for run in self.plan.runs)
+        return snapshots * len(self.plan.evaluation.domains)
+
+    def tasks(self) -> tuple[Task, ...]:
+        """What is not in the table, in the plan's order. Reads no image."""
+        known = _Known(self.plan, results.read(self.table))
+        domains = self.plan.evaluation.domains
+        found = [Task(None, tuple((0, each) for each in domains if not known.parent(each)))]
+        for run in self.plan.runs:
+            missing = [
+                (cell.updates, each)
+                for cell in self.plan.cells(run)
+                for each in domains
+                if not known.cell(cell, each)
+            ]
+            found.append(Task(run, tuple(missing)))
+        return tuple(task for task in found if task.pending)
+
+    def begun(self) -> bool:
+        """Whether a run of this plan is in the table or under way."""
+        names = {str(cell) for run in self.plan.runs for cell in self.plan.cells(run)}
+        return bool(names & set(results.read(self.table)["checkpoint"])) or any(
+            self.folder(run).exists() for run in self.plan.runs
+        )
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Read the domains that the tasks need. Raises DomainError and TrainingError for too few
+        images, and for a domain that is not the one in the table."""
+        table = results.read(self.table)
+        for tested in {tested for task in tasks for _, tested in task.pending}:
+            _test_images(tested)
+            files = set(table.loc[self._ours(table, tested), "file_list_hash"])
+            if files - {list_hash(_domain(tested.name).subset("test", _test_images(tested)))}:
+                raise DomainError(
+                    f"{tested.name} is not the list of images that the table in {self.table} was "
+                    "measured on: bring that one, or choose another table."
+                )
+        for run in (task.run for task in tasks if task.run):
+            if not _domain(run.target).subset("train", run.cell.images):
+                raise TrainingError(f"{run.target} has no training images: choose another target.")
+            if run.cell.replay and not _domain(self.plan.source).train:
+                raise TrainingError(f"{self.plan.source} has no training images to replay.")
+
+    def _ours(self, table: pd.DataFrame, tested: Tested) -> pd.Series[bool]:
+        names = {str(cell) for run in self.plan.runs for cell in self.plan.cells(run)}
+        return table["checkpoint"].isin(names) & (table["domain"] == domain_name(tested.name))
+
+    def folder(self, run: Run) -> Path:
+        """Where a run is under way, and what is kept of it."""
+        return self.work / run.cell.digest
+
+    # ------------------------------------------------------------------------------------- the work
+    def run(self, tasks: Sequence[Task], workers: int, report: Report) -> Iterator[Finished]:
+        """Do the tasks in `workers` processes; a line of progress now and then goes to `report`
+        (of one process; several write theirs to standard error). Raises SR3Error."""
+        if not tasks:
+            return
+        began, done = time.monotonic(), 0
+        total = sum(len(task.pending) for task in tasks)
+        with _alone(self.work):
+            for task in self._each(tasks, workers, report):
+                done += len(task.pending)
+                yield Finished(task, done, total, time.monotonic() - began)
+            results.compact(self.table)
+
+    def _each(self, tasks: Sequence[Task], workers: int, report: Report) -> Iterator[Task]:
+        if workers == 1:
+            for task in tasks:
+                with _threads(self.plan.threads):
+                    perform(self, task, report)
+                yield task
+            return
+        context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads' locks
+        pool = ProcessPoolExecutor(workers, context, _start, (self.plan.threads,))
+        try:
+            futures = {pool.submit(perform, self, task, _to_stderr): task for task in tasks}
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "A process of the study died (out of memory?): use fewer --workers and --resume."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Known:
+    """Which cells a table holds whole."""
+
+    def __init__(self, plan: StudyPlan, table: pd.DataFrame) -> None:
+        self.plan = plan
+        recommended = plan.model.sampling
+        settings: SamplerConfig = dataclasses.replace(recommended, **plan.evaluation.changes)
+        self.sampling = sampler_label(settings, recommended), settings.steps
+        first = plan.evaluation.seed
+        self.seeds = range(first, first + plan.evaluation.samples)
+        columns = ["checkpoint", "domain", "sampler", "steps", "checkpoint_hash", "seed"]
+        rows = table[table["metric"] == "psnr"]
+        self.counts: dict[Any, int] = rows.groupby(columns)["image"].nunique().to_dict()
+        self.hashes: dict[str, set[str]] = {}
+        for name, digest in set(zip(rows["checkpoint"], rows["checkpoint_hash"], strict=True)):
+            self.hashes.setdefault(name, set()).add(digest)
+
+    def _whole(
+        self, name: str, digest: str, tested: Tested, sampling: tuple[str, int], seed: int
+    ) -> bool:
+        key = (name, domain_name(tested.name), *sampling, digest, seed)
+        return self.counts.get(key, 0) >= tested.images
+
+    def cell(self, cell: Cell, tested: Tested) -> bool:
+        """Whether a tuned checkpoint was measured on a domain."""
+        return any(
+            all(self._whole(str(cell), digest, tested, self.sampling, k) for k in self.seeds)
+            for digest in self.hashes.get(str(cell), ())
+        )
+
+    def parent(self, tested: Tested) -> bool:
+        """Whether the parent and the baselines were."""
+        plan, digest, first = self.plan, self.plan.parent_hash, self.seeds[0]
+        ours = [self._whole(plan.parent, digest, tested, self.sampling, k) for k in self.seeds]
+        bicubic = self._whole("bicubic", "bicubic", tested, ("none", 0), 0)
+        regression = self._whole("regression", digest, tested, ("regression", 1), first)
+        return all([*ours, bicubic, regression])
+
+
+# ------------------------------------------------------------------------------------------ a task
+def perform(study: Study, task: Task, report: Report) -> None:
+    """Make the cells of a task, in this process. Raises SR3Error."""
+    plan, run = study.plan, task.run
+    if run is None:
+        for _, tested in task.pending:
+            _measure(study, plan.path, plan.parent, tested, BASELINES)
+        return
+    folder = study.folder(run)
+    _tune(study, run, sorted({updates for updates, _ in task.pending}), report)
+    for updates, tested in task.pending:
+        cell = run.cell.after(updates)
+        report(f"{cell.title}: measuring on {domain_name(tested.name)}")
+        _measure(study, _snapshot(folder, updates), str(cell), tested, ())
+    _tidy(folder, {cell.updates for cell in plan.cells(run) if plan.kept(cell)})
+
+
+def _tune(study: Study, run: Run, snapshots: Sequence[int], report: Report) -> None:
+    """Make the snapshots that are not there."""
+    plan, cell, folder = study.plan, run.cell, study.folder(run)
+    missing = tuple(s for s in snapshots if not _snapshot(folder, s).exists())
+    if not missing:
+        return
+    state = folder / STATE
+    if state.exists() and torch.load(state, weights_only=True)["step"] > missing[0]:
+        state.unlink()  # past a snapshot whose rows were deleted: again from the start
+    parent = _untrained(study, run) if cell.scratch else plan.checkpoint
+    method = "lora" if cell.lora else "full"
+    tuned = FinetunePlan(
+        parent, _domain(run.target), cell.images,
+        plan.settings(method, cell.range, missing[-1], cell.seed, cell.rate or 0.0), folder, method,
+        cell.lora or 8, cell.replay, _domain(plan.source) if cell.replay else None, plan.device,
+        missing, evaluation_images=0, save_every=plan.training.save_every,
+    )  # fmt: skip
+    shown = time.monotonic()
+    for record in FinetuneRun(tuned, resume=True).run():
+        if time.monotonic() - shown >= EVERY:
+            shown = time.monotonic()
+            report(f"{cell.title}: update {record.step} of {missing[-1]}")
+
+
+def _untrained(study: Study, run: Run) -> str:
+    """A checkpoint with the parent's architecture and new weights, of the run's seed."""
+    path = study.folder(run) / "untrained"
+    if not path.exists():
+        model, seed = study.plan.model, run.cell.seed
+        card = make_card(f"Untrained, seed {seed}", "New weights.", {}, NON_COMMERCIAL)
+        weights = new_network(model, seed).state_dict()
+        save_checkpoint(path, model, weights, card, torch.float32)
+    return str(path)
+
+
+def _measure(study: Study, path: Path, name: str, tested: Tested, baselines: Sequence[str]) -> None:
+    """Measure a checkpoint on a domain; its rows are one part of the table."""
+    plan = study.plan.evaluation
+    config, network = load_checkpoint(path)
+    model = SuperResolver(network, config, _exact(study.plan.device), name)
+    rows = [
+        row
+        for progress in evaluate(
+            model, _domain(tested.name), hash_of(path), images=_test_images(tested),
+            samples=plan.samples, seed=plan.seed, batch=plan.batch, baselines=baselines,
+            scorer=_scorer(), **plan.changes,
+        )
+        for row in progress.rows
+    ]  # fmt: skip
+    try:
+        results.append(rows, study.table)
+    except OSError as error:
+        raise SR3Error(f"{study.table} cannot be written: {error.strerror or error}.") from error
+
+
+def _snapshot(folder: Path, updates: int) -> Path:
+    return folder / f"step-{updates:06}"
+
+
+def _tidy(folder: Path, kept: set[int]) -> None:
+    """Remove a run that was measured, but for what is kept of it."""
+    (folder / STATE).unlink(missing_ok=True)  # first: a state never outlives its snapshots
+    if not kept:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.glob("step-*"):
+        if path not in {_snapshot(folder, updates) for updates in kept}:
+            dropped = path.rename(path.with_name(f"dropped-{path.name}"))  # never half a snapshot
+            shutil.rmtree(dropped, ignore_errors=True)
+
+
+@lru_cache(maxsize=8)
+def _domain(name: str) -> Domain:
+    return load_domain(name)
+
+
+@lru_cache(maxsize=1)
+def _scorer() -> Scorer:
+    return Scorer.load()
+
+
+def _test_images(tested: Tested) -> int | None:
+    """How many test images; None for all, so that the list has the order that `evaluate` gives."""
+    domain = _domain(tested.name)
+    return None if len(domain.subset("test", tested.images)) == len(domain.test) else tested.images
+
+
+def _exact(name: str) -> Device:
+    """The device; on a CPU in float32, since `pick_device` there goes by a timing."""
+    device = pick_device(name)
+    if device.device.type == "cpu":
+        return dataclasses.replace(device, precision=torch.float32)
+    return device
+
+
+# --------------------------------------------------------------------------------------- processes
+def _start(threads: int) -> None:
+    """What a process of the study does first."""
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def die_with_it() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=die_with_it, daemon=True).start()
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the folder of runs; freed by the system when the process dies. Raises TrainingError."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: nothing holds the folder
+        yield
+        return
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = (work / ".lock").open("w")
+    except OSError as error:
+        raise TrainingError(f"{work} cannot be written: {error.strerror}.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TrainingError(
+                f"Another study is at work in {work}: wait for it, or choose another --work."
+            ) from error
+        yield

@@ -1,0 +1,342 @@
+"""A study end to end: the same numbers whatever the processes, kills, resumptions and deletions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from sr3 import results
+from sr3.cells import Cell
+from sr3.checkpoints import hash_of, save_checkpoint
+from sr3.cli import app
+from sr3.presets import MODELS
+from sr3.study import Study
+from sr3.study_plan import PLANS, read_plan
+from sr3.unet import UNet
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = (PLANS / "smoke.toml").read_text()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with what the smoke plan names: a checkpoint and two domains."""
+    place = tmp_path_factory.mktemp("smoke")
+    torch.manual_seed(0)
+    network = UNet(MODELS["tiny"].network)
+    torch.nn.init.normal_(network.head.weight, std=0.05)
+    save_checkpoint(place / "parent", MODELS["tiny"], network.state_dict(), "# A card\n")
+    generator = np.random.default_rng(0)
+    for domain in ("faces", "drawings"):
+        (place / domain).mkdir()
+        for number in range(20):
+            small = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+            Image.fromarray(small).resize((128, 128)).save(place / domain / f"{number:02}.png")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _there(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("SR3_OFFLINE", "1")
+    monkeypatch.setenv("SR3_LPIPS_WEIGHTS", "nowhere")
+
+
+def words(name, *more, plan="smoke"):
+    given = ["study", "--plan", plan, "--out", f"{name}/metrics", "--work", f"{name}/work", *more]
+    return [str(word) for word in given]
+
+
+def study(name, *more, plan="smoke"):
+    return CliRunner().invoke(app, words(name, *more, plan=plan))
+
+
+def table(name):
+    """The table of a study, without what tells when and from which code a row is."""
+    return results.read(f"{name}/metrics").drop(columns=["created", "code_commit"])
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """The smoke plan, done in one process without a break."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("SR3_LPIPS_WEIGHTS", "nowhere")
+        patch.setenv("SR3_OFFLINE", "1")
+        result = study("whole")
+        assert result.exit_code == 0, result.output
+        return table("whole"), result
+
+
+def same(one, other):
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+# -------------------------------------------------------------------------------------- the numbers
+def test_the_table_holds_every_cell_once(whole):
+    frame, result = whole
+    names = [name for name in frame["checkpoint"].unique() if Cell.parse(name)]
+    cells = sorted(Cell.parse(name).title for name in names)
+    assert cells == sorted([
+        "parent on drawings images=2 updates=1 range=0:2000 seed=0",
+        "parent on drawings images=2 updates=3 range=0:2000 seed=0",
+        "parent on drawings images=all updates=1 range=0:2000 seed=0",
+        "parent on drawings images=all updates=3 range=0:2000 seed=0",
+        "parent on drawings images=2 updates=2 range=0:500 seed=0 replay=0.5",
+        "parent on drawings images=2 updates=1 range=0:2000 seed=0 scratch",
+    ])  # fmt: skip
+    assert set(frame["checkpoint"]) == {*names, "parent", "bicubic", "regression"}
+    counts = frame.groupby(["checkpoint", "domain", "metric"])["image"].agg(["size", "nunique"])
+    assert (counts == 2).all(axis=None), "each image once, on both domains"
+    assert set(frame["domain"]) == {"faces", "drawings"}
+    assert {"psnr", "ssim", "consistency_psnr"} <= set(frame["metric"])
+    assert frame.groupby("checkpoint")["checkpoint_hash"].nunique().eq(1).all()
+    tuned = frame[frame["checkpoint"].isin(names)]
+    assert tuned["checkpoint_hash"].nunique() == 6, "and no two are the same weights"
+    assert not list(Path("whole/work").glob("*/*")), "snapshots are gone once measured"
+    assert "14 of 14 cells" in result.stderr and "nothing to do" not in result.stderr
+
+
+@pytest.fixture
+def one_thread():
+    """As a study's processes have it: sums depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_cell_is_what_the_other_commands_give(whole, tmp_path, one_thread):
+    """The same fine-tuning and evaluation, asked for by hand."""
+    out, rows = tmp_path / "run", tmp_path / "rows.parquet"
+    common = ["--device", "cpu"]
+    tune = ["finetune", "--checkpoint", "parent", "--domain", "drawings", "--images", "2",
+            "--steps", "2", "--range", "0:500", "--replay", "0.5", "--replay-domain", "faces",
+            "--batch", "2", "--precision", "float32", "--out", str(out)]  # fmt: skip
+    assert CliRunner().invoke(app, tune + common).exit_code == 0
+    (cell,) = whole[0][whole[0]["checkpoint"].str.contains("0:500")].groupby("checkpoint")
+    _, theirs = cell
+    assert len(theirs)
+    evaluate = ["evaluate", "--checkpoint", str(out / "step-000002"), "--domain", "drawings",
+                "--images", "2", "--steps", "2", "--no-baselines", "--out", str(rows)]  # fmt: skip
+    assert CliRunner().invoke(app, evaluate + common).exit_code == 0
+    ours = results.read(rows)
+    # The digest of a delta is of its parents' hashes and its change: the very same weights.
+    assert set(ours["checkpoint_hash"]) == set(theirs["checkpoint_hash"])
+    both = ours.merge(theirs, on=["domain", "file_list_hash", "image", "seed", "metric", "steps"])
+    assert len(both) == len(ours) > 0
+    loud = both["metric"] == "psnr"  # evaluate may have chosen bfloat16
+    assert (both["value_x"] - both["value_y"])[loud].abs().max() < 0.5
+
+
+def test_two_processes_give_the_same(whole):
+    result = study("two", "--workers", 2)
+    assert result.exit_code == 0, result.output
+    same(table("two"), whole[0])
+
+
+def test_kill_9_changes_nothing(whole):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sr3", *words("cut", "--workers", 1)],
+        env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        # In the middle of a run: a state is there, and some parts of the table.
+        if list(Path("cut/work").glob("*/state.pt")) and len(results.read("cut/metrics")) > 50:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(table("cut"))
+    assert 0 < done < len(whole[0]), "it was killed in the middle"
+    parts = {path.name: path.stat().st_mtime_ns for path in Path("cut/metrics").glob("*.parquet")}
+    refused = study("cut")
+    assert refused.exit_code == 2 and "--resume" in refused.stderr
+    made = Study(read_plan("smoke"), Path("cut/metrics"), Path("cut/work"))
+    tasks = made.tasks()
+    left = sum(len(task.pending) for task in tasks)
+    assert left == 14 - len(parts), "a part is a cell"
+    resumed = study("cut", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert f"{left} of 14 cells" in resumed.stderr
+    same(table("cut"), whole[0])
+
+
+def test_the_processes_of_a_killed_study_die_with_it():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sr3", *words("orphans", "--workers", 2)],
+        env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        process.kill()
+        pytest.skip("needs Linux's list of children")
+    started: set[int] = set()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and len(started) < 3:
+        started |= {int(pid) for pid in children.read_text().split()}  # two, and a tracker
+        if len(started) >= 3 and list(Path("orphans").glob("metrics/*.parquet")):
+            break
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert started and not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_complete_study_does_nothing_and_says_so(whole):
+    before = {p: p.stat().st_mtime_ns for p in Path("whole").rglob("*")}
+    for more in (("--resume",), ("--workers", 2, "--json")):
+        result = study("whole", *more)
+        assert result.exit_code == 0, result.output
+        assert "All 14 cells of smoke are in" in result.stderr
+        assert "nothing to do" in result.stderr
+    assert {p: p.stat().st_mtime_ns for p in Path("whole").rglob("*")} == before
+    assert "PSNR on drawings" in result.stdout
+
+
+def test_a_deleted_cell_is_made_again(whole):
+    shutil.copytree("whole", "deleted")
+    frame = results.read("deleted/metrics")
+    lost = frame["checkpoint"].str.contains("updates=1 .*", regex=True) & (
+        frame["domain"] == "drawings"
+    ) & frame["checkpoint"].str.contains("images=all", regex=False)  # fmt: skip
+    assert lost.sum() > 0
+    shutil.rmtree("deleted/metrics")
+    results.append(frame[~lost], "deleted/metrics")
+    result = study("deleted", "--resume")
+    assert result.exit_code == 0, result.output
+    assert "1 of 14 cells" in result.stderr
+    same(table("deleted"), whole[0])
+
+
+def test_what_the_plan_keeps_stays(whole, tmp_path):
+    title = "drawings images=2 updates=1 range=0:2000 seed=0"
+    plan = tmp_path / "kept.toml"
+    plan.write_text(f'keep = ["{title}"]\n' + "\n".join(SMOKE.split("[[grid]]")[:2]).replace(
+        "\n\n\ntarget", "\n[[grid]]\ntarget"
+    ))  # fmt: skip
+    made = read_plan(str(plan))
+    assert len(made.runs) == 2
+    result = study("kept", plan=plan)
+    assert result.exit_code == 0, result.output
+    (path,) = Path("kept/work").glob("*/step-*")
+    assert path.name == "step-000001" and not list(Path("kept/work").glob("*/state.pt"))
+    rows = whole[0][whole[0]["checkpoint"].str.startswith(f"parent on {title} #")]
+    assert {hash_of(path)} == set(rows["checkpoint_hash"])
+
+
+# --------------------------------------------------------------------------------------- the plans
+def test_a_name_is_read_as_it_was_written():
+    cell = Cell("lite", "aaf+x y", None, 300, (0, 500), 2, 8, 0.25, 3e-4, True, "0123abcd")
+    plain = Cell("a on b", "anime", 16, 1, (500, 2000), 0)
+    for each in (cell, plain, plain.after(10)):
+        assert Cell.parse(str(each)) == each
+    assert Cell.parse("lite") is None and Cell.parse(f"{plain} more") is None
+    assert plain.plain and not cell.plain
+
+
+def test_other_settings_are_other_cells(tmp_path):
+    base = read_plan("smoke")
+    digests = {run.cell.digest for run in base.runs}
+    assert len(digests) == len(base.runs) == 4
+    changes = {"batch = 2": "batch = 3", "steps = 2": "steps = 3", "batch = 4": "samples = 2",
+               '"0:500"': '"0:501"'}  # fmt: skip
+    for old, new in changes.items():
+        file = tmp_path / "other.toml"
+        file.write_text(SMOKE.replace(old, new))
+        others = {run.cell.digest for run in read_plan(str(file)).runs}
+        assert others != digests, new
+    file.write_text(SMOKE.replace("save_every = 0", "save_every = 9").replace("batch = 4", ""))
+    assert {run.cell.digest for run in read_plan(str(file)).runs} == digests, "no number changes"
+
+
+def test_overlapping_grids_are_one_run(tmp_path):
+    file = tmp_path / "twice.toml"
+    file.write_text(
+        SMOKE + '\n[[grid]]\ntarget = "drawings"\nimages = [2, 4]\nsnapshots = [2, 3, 9]\n'
+    )
+    runs = {run.cell.images: run for run in read_plan(str(file)).runs if run.cell.plain}
+    assert runs[2].snapshots == (1, 2, 3, 9) and runs[4].snapshots == (2, 3, 9)
+
+
+def test_the_poster_plan_holds_what_was_asked():
+    plan = read_plan("poster")
+    plain = [run for run in plan.runs if run.cell.plain and run.cell.range == (0, 2000)]
+    first = {run.cell.images for run in plain if run.cell.seed == 0}
+    assert first == {1, 4, 16, 64, 256, None}
+    assert {run.cell.range for run in plan.runs} == {
+        (0, 2000), (0, 500), (0, 1000), (500, 2000), (1000, 2000), (1500, 2000),
+    }  # fmt: skip
+    assert {run.cell.seed for run in plain} == {0, 1, 2}
+    names = {tested.name: tested.images for tested in plan.evaluation.domains}
+    assert {"aaf+stylegan2-faces", "ffhq", "celebahq", "anime"} == set(names)
+    assert names["anime"] >= 200
+    assert any(run.cell.scratch for run in plan.runs) and any(run.cell.lora for run in plan.runs)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("images = [2,", "imges = [2,", "imges"),
+        ("[training]", "colour = 1\n[training]", "colour"),
+        ("[evaluation]", "[evaluation]\nmagic = 1", "magic"),
+        ('checkpoint = "parent"', 'checkpoint = "nobody"', "nobody"),
+        ('checkpoint = "parent"', "", "checkpoint"),
+        ('[2, "all"]', "[2, 500]", "500 were asked for"),
+        ('[2, "all"]', "[0]", "at least 1"),
+        ("drawings = 2", "drawings = 90", "90 were asked for"),
+        ("0:500", "0:2001", "2000"),
+        ("0:500", "700:300", "700:300"),
+        ('target = "drawings"', 'target = "nothing"', "nothing"),
+        ("snapshots = [1, 3]", "snapshots = [0, 3]", "at least 1"),
+        ("replay = 0.5", "replay = 1.5", "[0, 1)"),
+        ('"scratch"', '"nowhere"', "nowhere"),
+        ('title = "Smoke"', 'keep = ["all of it"]', "all of it"),
+        ("steps = 2", "steps = 0", "steps"),
+        ("steps = 2", "start = 2001", "2000"),
+        ("images = [2,", "images = [2,,", "TOML"),
+    ],
+)
+def test_a_bad_plan_is_one_sentence_and_leaves_nothing(tmp_path, old, new, told):
+    assert old in SMOKE
+    plan = tmp_path / "bad.toml"
+    plan.write_text(SMOKE.replace(old, new))
+    result = study(tmp_path / "bad", plan=plan)
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert told in line
+    assert not (tmp_path / "bad").exists()
+
+
+def test_there_is_no_such_plan(tmp_path):
+    result = study(tmp_path / "x", plan="nonsense")
+    assert result.exit_code == 2 and "poster" in result.stderr
+
+
+def test_another_list_of_images_is_refused(whole, tmp_path):
+    """Numbers of two lists of files would not compare."""
+    shutil.copytree("whole", tmp_path / "whole")
+    frame = results.read(tmp_path / "whole" / "metrics")
+    shutil.rmtree(tmp_path / "whole" / "metrics")
+    kept = frame[~frame["checkpoint"].str.contains("scratch")].assign(file_list_hash="other")
+    results.append(kept, tmp_path / "whole" / "metrics")
+    result = study(tmp_path / "whole", "--resume")
+    assert result.exit_code == 2 and "not the list of images" in result.stderr
