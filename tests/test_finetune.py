@@ -261,11 +261,11 @@ def test_snapshots_are_what_a_shorter_run_gives(parent, faces, tmp_path):
     names = sorted(path.name for path in (tmp_path / "long").glob("step-*"))
     assert names == ["step-000002", "step-000005"]
     rates = [record.learning_rate for record in records]
-    assert rates == pytest.approx([1e-4 * k / 10 for k in range(1, 6)]), "a short warm-up"
+    assert rates == pytest.approx([3e-4 * k / 10 for k in range(1, 6)]), "a short warm-up"
     long = plan(parent, faces, tmp_path / "x", steps=500)
     run = FinetuneRun(long)
     run.trainer.step = 400
-    assert run.trainer.learning_rate() == 1e-4, "then constant"
+    assert run.trainer.learning_rate() == 3e-4, "then constant"
 
 
 def test_the_moving_average_forgets_the_parent_fast(parent, faces, tmp_path):
