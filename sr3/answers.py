@@ -104,6 +104,7 @@ class Trade:
     change: Interval  # on the source; below 0: forgotten
     seeds: int
     front: bool  # whether no other is better on both
+    checkpoints: tuple[str, ...] = ()  # in the table, one a seed
 
     @property
     def sentence(self) -> str:
@@ -151,6 +152,7 @@ class Measured:
         if sampling is None:
             sampling = ("", 0)
         keep = (table["sampler"] == sampling[0]) & (table["steps"] == sampling[1])
+        self.sampling = sampling
         others = set(names) - set(every) - {"bicubic", "regression", parent}
         self.others = sorted(others)  # spliced and interpolated ones, say
         rows = table[keep & table["checkpoint"].isin([*self.cells, *others, parent])]
@@ -179,7 +181,7 @@ class Measured:
         return gains.replace([np.inf, -np.inf], np.nan)
 
 
-def _alike(gains: pd.DataFrame, cells: dict[str, Cell]) -> dict[Cell, list[str]]:
+def alike(gains: pd.DataFrame, cells: dict[str, Cell]) -> dict[Cell, list[str]]:
     """Checkpoints that differ in the seed alone, by what they share; seeds in order."""
     groups: dict[Cell, list[str]] = {}
     for name in sorted((n for n in gains if n in cells), key=lambda name: cells[name].seed):
@@ -195,15 +197,15 @@ def least_needed(
     least `share` of the best cell's; None where nothing was measured."""
     gains = study.gains(metric, target)
     plain = {n: c for n, c in study.cells.items() if c.plain and c.target == target}
-    whole = _whole_range(plain)
-    groups = _alike(gains, {n: c for n, c in plain.items() if c.range == whole})
+    whole = whole_range(plain)
+    groups = alike(gains, {n: c for n, c in plain.items() if c.range == whole})
     cells = sorted(groups, key=lambda cell: (_number(cell.images), cell.updates))
     if not cells:
         return None
-    means, draws, n = _bootstrap(gains, [groups[cell] for cell in cells], seed)
+    means, draws, n = bootstrap(gains, [groups[cell] for cell in cells], seed)
     best = int(means.argmax())
     grid = [(cell.images, cell.updates) for cell in cells]
-    gain = _interval(means[best], draws[:, best], n)
+    gain = interval_of(means[best], draws[:, best], n)
     count = [len(groups[cell]) for cell in cells]
     if not (means[best] > 0 and (n == 1 or gain.low > 0)):
         return Least(metric, target, gain, grid[best], best_seeds=count[best])
@@ -224,7 +226,7 @@ def least_needed(
     ]  # fmt: skip
     return Least(
         metric, target, gain, grid[best], *grid[least],
-        _interval(means[least] / means[best], ratio, n), (images[0], images[1]),
+        interval_of(means[least] / means[best], ratio, n), (images[0], images[1]),
         (int(between[1][0]), int(between[1][1])), tuple(front), count[least], count[best],
     )  # fmt: skip
 
@@ -234,7 +236,7 @@ def range_effects(
 ) -> list[Contrast]:
     """Each range of time steps against the whole chain, at equal images, updates and seeds."""
     cells = {n: c for n, c in study.cells.items() if c.plain and c.target == target}
-    whole = _whole_range(cells)
+    whole = whole_range(cells)
     parts = {n: c for n, c in cells.items() if c.range != whole}
     full = {n: c for n, c in cells.items() if c.range == whole}
     return list(_contrasts(study, metric, domain, parts, full, ("range",), seed))
@@ -254,7 +256,7 @@ def trades(study: Measured, metric: str, target: str, source: str, seed: int = 0
     the best on the target first."""
     there, here = study.gains(metric, target), study.gains(metric, source)
     cells = {n: c for n, c in study.cells.items() if c.target == target and n in here}
-    groups = [(_settings(c), names) for c, names in _alike(there, cells).items()]
+    groups = [(settings_of(c), names) for c, names in alike(there, cells).items()]
     groups += [
         (n, [n]) for n in study.others
         if n in there and n in here and there[n].notna().all() and here[n].notna().all()
@@ -262,14 +264,15 @@ def trades(study: Measured, metric: str, target: str, source: str, seed: int = 0
     if not groups:
         return []
     lists = [names for _, names in groups]
-    gain, gain_draws, gain_n = _bootstrap(there, lists, seed)
-    change, change_draws, change_n = _bootstrap(here, lists, seed)
+    gain, gain_draws, gain_n = bootstrap(there, lists, seed)
+    change, change_draws, change_n = bootstrap(here, lists, seed)
     found = [
         Trade(
-            metric, target, source, name, _interval(gain[k], gain_draws[:, k], gain_n),
-            _interval(change[k], change_draws[:, k], change_n), len(names),
+            metric, target, source, name, interval_of(gain[k], gain_draws[:, k], gain_n),
+            interval_of(change[k], change_draws[:, k], change_n), len(names),
             not bool(np.any((gain >= gain[k]) & (change >= change[k])
                             & ((gain > gain[k]) | (change > change[k])))),
+            tuple(names),
         )
         for k, (name, names) in enumerate(groups)
     ]  # fmt: skip
@@ -283,20 +286,20 @@ def _contrasts(
     """Pairs of cells that differ in some settings alone, seeds that both have joined."""
     gains = study.gains(metric, domain)
     partners = {cell.but(*settings): name for name, cell in theirs.items() if name in gains}
-    groups = _alike(gains, {n: c for n, c in ours.items() if c.but(*settings) in partners})
+    groups = alike(gains, {n: c for n, c in ours.items() if c.but(*settings) in partners})
     for cell, names in sorted(groups.items(), key=lambda item: _order(item[0])):
         others = [partners[ours[name].but(*settings)] for name in names]
         pairs = pd.DataFrame({n: gains[n] - gains[o] for n, o in zip(names, others, strict=True)})
-        means, draws, n = _bootstrap(pairs, [names], seed)
+        means, draws, n = bootstrap(pairs, [names], seed)
         ends = (_of(cell, settings[0]), _of(theirs[others[0]], settings[0]))
         yield Contrast(
             metric, domain, *ends, cell.images, cell.updates,
-            _interval(means[0], draws[:, 0], n), len(names),
+            interval_of(means[0], draws[:, 0], n), len(names),
         )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------- bootstrap
-def _bootstrap(
+def bootstrap(
     gains: pd.DataFrame, groups: Sequence[Sequence[str]], seed: int
 ) -> tuple[Values, Values, int]:
     """Means (groups,) of each group's columns, their resamples (draws, groups), and n images.
@@ -321,7 +324,8 @@ def _bootstrap(
     return means, draws, n
 
 
-def _interval(mean: float, draws: Values, n: int) -> Interval:
+def interval_of(mean: float, draws: Values, n: int) -> Interval:
+    """A mean with the 95% interval of its resamples."""
     if n == 1:
         return Interval(float(mean), float("nan"), float("nan"), 1)
     low, high = _bounds_of(draws)
@@ -336,7 +340,7 @@ def _bounds_of(values: Any) -> tuple[float, float]:
 
 
 # ------------------------------------------------------------------------------------------- words
-def _whole_range(cells: dict[str, Cell]) -> tuple[int, int]:
+def whole_range(cells: dict[str, Cell]) -> tuple[int, int]:
     return max((c.range for c in cells.values()), key=lambda r: r[1] - r[0], default=(0, 0))
 
 
@@ -356,10 +360,10 @@ def _below(one: Cell, other: Cell) -> bool:
 def _of(cell: Cell, setting: str) -> str:
     if setting == "range":
         return f"training on time steps {cell.range[0]}:{cell.range[1]}"
-    return "training from scratch" if cell.scratch else f"fine-tuning ({_settings(cell)})"
+    return "training from scratch" if cell.scratch else f"fine-tuning ({settings_of(cell)})"
 
 
-def _settings(cell: Cell) -> str:
+def settings_of(cell: Cell) -> str:
     """A cell's settings but its parent, target and seed."""
     title = cell.title.replace(" seed=0", "")
     return title.split(f" on {cell.target} ", 1)[1]

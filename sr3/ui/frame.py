@@ -33,7 +33,7 @@ MARK_URI = "data:image/svg+xml;base64," + base64.b64encode(MARK.encode()).decode
 # File, label and icon of each page, in the order of the navigation.
 PAGES = (
     ("app.py", "Super-resolve", ":material/face:"),
-    ("pages/1_About.py", "About", ":material/info:"),
+    ("pages/9_About.py", "About", ":material/info:"),
 )
 
 
