@@ -7,7 +7,8 @@ them, checks their hashes and puts the network together.
 Invariants: weights are loaded strictly (every tensor present, every shape right), never from code;
 a parent that is not the very one recorded is refused; a folder is written whole or not at all;
 weights over `SHARD_BYTES` are split into shards with the Hub's index file.
-`checkpoints/registry.toml` lists what the app offers.
+`checkpoints/registry.toml` lists what the app offers. A source on the Hub is a full commit whose
+files lie in the Hub's cache; a registered checkpoint with another hash is never loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ from torch import Tensor
 from sr3.combine import Parent, Recipe, Spliced, add_delta, interpolate, same_network
 from sr3.config import ModelConfig, from_dict, to_dict
 from sr3.errors import CheckpointError, ConfigError
+from sr3.hub import fetch, files_of
+from sr3.pins import PREFIX, Pin, digest_of, is_right, parse_pin
 from sr3.public_format import load_public
 from sr3.schedule import NoiseSchedule
 from sr3.unet import UNet, with_weights
@@ -45,7 +48,7 @@ class RegistryEntry:
 
     name: str
     title: str
-    source: str  # a folder under checkpoints/, or a Hub repository at a full commit
+    source: str  # a folder under checkpoints/, or hub:org/name@COMMIT
     parent: str | None = None
     domain: str | None = None
     images: int | None = None
@@ -54,15 +57,37 @@ class RegistryEntry:
     licence: str | None = None
     sha256: str | None = None  # of the weights (`weights_hash`)
 
+    files: Mapping[str, str] | None = field(default=None, hash=False)  # of a Hub's: name -> sha256
+
+    @property
+    def pin(self) -> Pin | None:
+        """Where it is on the Hub. Raises HubError for a source that names no full commit."""
+        return parse_pin(self.source) if self.source.startswith(PREFIX) else None
+
     @property
     def path(self) -> Path:
-        """The folder that holds it here."""
-        return ROOT / self.source
+        """The folder that holds it here, or would."""
+        return self.pin.folder if self.pin else ROOT / self.source
 
     @property
     def available(self) -> bool:
-        """Whether it is here, ready to load."""
-        return (self.path / CONFIG).exists()
+        """Whether it is here and, if made of others, they are: ready to load."""
+        return self.complete and not missing_parents(self.path)
+
+    @property
+    def complete(self) -> bool:
+        """Whether its own files are here, those of the Hub with the right hashes."""
+        if self.pin and self.files:
+            return all(is_right(self.path / name, digest) for name, digest in self.files.items())
+        return has_files(self.path)
+
+    def check(self) -> None:
+        """Raises CheckpointError where the folder's hash is not the registered one."""
+        if self.sha256 and (found := weights_hash(self.path)) != self.sha256:
+            raise CheckpointError(
+                f"The weights of {self.name} have hash {found[:12]}, registered is "
+                f"{self.sha256[:12]}: fetch the checkpoint again, or correct the registry."
+            )
 
 
 def registry(path: Path | None = None) -> dict[str, RegistryEntry]:
@@ -78,13 +103,28 @@ def registry(path: Path | None = None) -> dict[str, RegistryEntry]:
 
 
 def find_checkpoint(name: str) -> Path:
-    """The folder of a registered name, or a path itself. Raises CheckpointError if neither."""
+    """The folder of a registered name, a path itself, or `hub:org/name@commit`, which is fetched.
+
+    Raises CheckpointError where there is none, or a registered one is not here or is another
+    than the one registered; HubError where it cannot be fetched.
+    """
     entries = registry()
     if name in entries:
         entry = entries[name]
         if not entry.available:
-            raise CheckpointError(f"The checkpoint {name} is not here yet: pull it first.")
+            lacking = ", ".join(missing_parents(entry.path)) if entry.complete else ""
+            raise CheckpointError(
+                f"The checkpoint {name} is not here yet"
+                + (f", since it is made of {lacking}" if lacking else "")
+                + f": pull it first, with `python -m sr3 checkpoints pull {name}`."
+            )
+        entry.check()
         return entry.path
+    if name.startswith(PREFIX):
+        pin = parse_pin(name)
+        for _ in fetch(pin, hub_files(pin)):
+            pass
+        return pin.folder
     path = Path(name)
     if path.is_dir() or path.is_file():
         return path
@@ -92,6 +132,45 @@ def find_checkpoint(name: str) -> Path:
         f"There is no checkpoint {name!r}: give a folder, a public *_gen.pth file or one of "
         f"{', '.join(entries) or '(none registered)'}."
     )
+
+
+def hub_files(pin: Pin, token: str | None = None) -> dict[str, str]:
+    """The files of a checkpoint on the Hub with their hashes; code and pickles are left there.
+
+    Raises HubError.
+    """
+    found = files_of(pin, token)
+    return {
+        name: digest
+        for name, digest in found.items()
+        if name in (CONFIG, CARD, INDEX) or ("/" not in name and name.endswith(".safetensors"))
+    }
+
+
+def has_files(path: Path) -> bool:
+    """Whether a folder has its settings and the weights that they ask for."""
+    try:
+        settings = read_settings(path)
+        bare = isinstance(settings, Recipe) and settings.kind != "delta"
+        return bare or all(file.is_file() for file in weight_files(path))
+    except CheckpointError:
+        return False
+
+
+def missing_parents(path: Path, above: frozenset[Path] = frozenset()) -> list[str]:
+    """The names of the checkpoints that one in a folder is made of, at any depth, not here."""
+    try:
+        settings = read_settings(path)
+    except CheckpointError:
+        return []
+    missing = []
+    for parent in settings.parents if isinstance(settings, Recipe) else ():
+        place = parent_path(path, parent)
+        if place in above or not (place.is_file() or has_files(place)):
+            missing.append(parent.name)
+        else:
+            missing += missing_parents(place, above | {path})
+    return missing
 
 
 def load_checkpoint(path: Path) -> tuple[ModelConfig, UNet | Spliced]:
@@ -139,8 +218,7 @@ def _combined(path: Path, recipe: Recipe) -> UNet | Spliced:
 def find_parent(folder: Path, parent: Parent) -> Path:
     """Where a parent of the checkpoint in `folder` is. Raises CheckpointError, also for a parent
     that is not the one recorded."""
-    entry = registry().get(parent.name)
-    found = entry.path if entry else folder / parent.name
+    found = parent_path(folder, parent)
     if not found.exists():
         raise CheckpointError(
             f"{folder} is made of {parent.name}, which is not here: pull or make that first."
@@ -151,6 +229,12 @@ def find_parent(folder: Path, parent: Parent) -> Path:
             f"{digest[:12]}: fetch the right one, or make {folder.name} anew."
         )
     return found
+
+
+def parent_path(folder: Path, parent: Parent) -> Path:
+    """Where a parent is to be: by its registered name, else by its path from the folder."""
+    entry = registry().get(parent.name)
+    return entry.path if entry else folder / parent.name
 
 
 def as_parent(name: str, folder: Path) -> Parent:
@@ -230,7 +314,7 @@ def weights_hash(path: Path) -> str:
         files = [path / CONFIG, *weight_files(path)]
     for file in files:
         try:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(bytes.fromhex(digest_of(file, "0" * 64)))
         except OSError as error:
             raise CheckpointError(f"{file} is missing: fetch the checkpoint again.") from error
     return digest.hexdigest()

@@ -37,3 +37,11 @@ class MetricUnavailable(SR3Error, RuntimeError):
 
 class DownloadError(SR3Error, OSError):
     """A file could not be fetched whole; the message is the reason alone."""
+
+
+class HubError(SR3Error, RuntimeError):
+    """Something could not be fetched from the Hub or sent there; the message says what to do."""
+
+
+class HubUnreachable(HubError):
+    """The Hub does not answer, or the network is not to be used: what is here still works."""

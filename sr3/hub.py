@@ -1,27 +1,336 @@
-"""The one place with a network.
+"""The one place with a network: files of the Hub at a pinned commit, repositories sent to it.
 
-Invariants: a file counts as present only after its hash was verified; nothing waits longer than a
-few seconds for a server that does not answer; importing this module opens no connection.
+Invariants: a file counts as present only after its hash was verified, and then no request is made
+for it; nothing waits longer than `PATIENCE` for a server that does not answer; what was fetched
+before an interruption is kept and continued; importing this module opens no connection and loads
+no client. Every failure is a `HubError` of one sentence (`download` alone gives a bare reason).
+
+Files lie where every Hub client keeps them (`sr3.pins`), so others find what was fetched here. The
+client's own `hf_hub_download` is not used for the bytes: since its 2.x it keeps no partial file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import queue
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sr3.errors import DownloadError
+from sr3.errors import DownloadError, HubError, HubUnreachable
+from sr3.hub_errors import sentence
+from sr3.pins import (
+    PART,
+    Kind,
+    Pin,
+    is_right,
+    make_room,
+    offline,
+    place,
+    safe_name,
+    write_note,
+)
 
-PATIENCE = 3.0  # seconds to wait for a connection, or for more data
-LONGEST_DOWNLOAD = 600.0  # seconds
+PATIENCE = 3.0  # seconds until a server that does not answer is told of
+LONGEST_DOWNLOAD = 600.0  # seconds, of `download`
+TRIES = 4  # in a row without new data
+_REQUEST = 2.5  # seconds a connection or a read may take: ends before PATIENCE does
+_state = {"silent": False}
+T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a fetch is, in bytes over all of its files."""
+
+    file: str
+    done: int
+    total: int
+    remaining: float | None  # seconds; None while there is nothing to judge by
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 1.0
+
+
+def endpoint() -> str:
+    """The Hub's address: HF_ENDPOINT or the public one."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def silent() -> bool:
+    """Whether the network is off, or the last request to a server went unanswered."""
+    return offline() or _state["silent"]
+
+
+# --------------------------------------------------------------------------------------- pull
+def fetch(
+    pin: Pin, files: Mapping[str, str], token: str | None = None, force: bool = False
+) -> Iterator[Progress]:
+    """Bring files of a pin into the cache: those that are not here with the right hash.
+
+    `files` maps names to SHA-256 (64 hex digits) or git blob hashes (40). Nothing is asked where
+    all are here. An abandoned iterator keeps what it fetched. Raises HubError.
+    """
+    wanted = {
+        name: digest
+        for name, digest in files.items()
+        if force or not is_right(pin.folder / safe_name(name), digest)
+    }
+    if not wanted:
+        return
+    try:
+        found = {name: _metadata(pin, name, wanted[name], token) for name in wanted}
+        total = sum(each.size for each in found.values())
+        make_room(pin, total)
+        done, began, kept = 0, time.monotonic(), 0
+        for name, each in found.items():
+            for here, fresh in _stream(pin, name, wanted[name], each, token):
+                fresh_all = kept + fresh
+                spent = time.monotonic() - began
+                rate = fresh_all / spent if fresh_all and spent > 0.2 else None
+                yield Progress(name, done + here, total, rate and (total - done - here) / rate)
+            done, kept = done + each.size, fresh_all
+    except HubError:
+        raise
+    except Exception as error:
+        raise _told(error, str(pin)) from error
+
+
+def files_of(pin: Pin, token: str | None = None) -> dict[str, str]:
+    """The files of a commit with their hashes (`fetch`); asked once, then kept in the cache.
+
+    Raises HubError.
+    """
+    listing = pin.storage / ".sr3" / f"{pin.commit}.json"
+    try:
+        known: dict[str, str] = json.loads(listing.read_text())
+        return known
+    except (OSError, ValueError):
+        pass
+    info = _repository(pin.repo, pin.commit, pin.kind, token)
+    if info.sha != pin.commit:
+        raise HubError(f"{pin} is another commit on the Hub ({info.sha}): choose one that exists.")
+    files = {
+        each.rfilename: each.lfs.sha256 if each.lfs else each.blob_id for each in info.siblings
+    }
+    write_note(listing, json.dumps(files))
+    return files
+
+
+def resolve(
+    repo: str, revision: str = "main", kind: Kind = "model", token: str | None = None
+) -> Pin:
+    """The commit that a branch or tag is at now; the last known one where the Hub is silent.
+
+    Raises HubError.
+    """
+    reference = Pin(repo, "", kind).storage / "refs" / safe_name(revision)
+    try:
+        commit = _repository(repo, revision, kind, token).sha
+    except HubUnreachable:
+        if not reference.is_file():
+            raise
+        return Pin(repo, reference.read_text().strip(), kind)
+    write_note(reference, commit)
+    return Pin(repo, commit, kind)
+
+
+def _repository(repo: str, revision: str, kind: Kind, token: str | None) -> Any:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint(), token=token)
+    return _ask(
+        lambda: api.repo_info(
+            repo, revision=revision, repo_type=kind, files_metadata=True, timeout=_REQUEST
+        ),
+        f"hub:{repo}@{revision}",
+    )
+
+
+@dataclass(frozen=True)
+class _Remote:
+    url: str
+    etag: str
+    size: int
+
+
+def _metadata(pin: Pin, name: str, wanted: str, token: str | None) -> _Remote:
+    """What the Hub has under this name. Raises HubError."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(pin.repo, name, repo_type=pin.kind, revision=pin.commit, endpoint=endpoint())
+    found = _ask(
+        lambda: get_hf_file_metadata(url, token=token, timeout=_REQUEST, endpoint=endpoint()),
+        f"{name} of {pin}",
+    )
+    etag = found.etag or ""
+    if not etag.isalnum() or found.size is None or found.commit_hash not in (None, pin.commit):
+        raise HubError(f"The Hub's answer about {name} of {pin} is not usable: try again later.")
+    if len(etag) == len(wanted) and etag != wanted:
+        raise _mismatch(pin, name, wanted, etag)
+    return _Remote(url, etag, found.size)
+
+
+def _stream(
+    pin: Pin, name: str, wanted: str, remote: _Remote, token: str | None
+) -> Iterator[tuple[int, int]]:
+    """Bytes here and bytes fetched by this call, until the file is in place and right."""
+    from huggingface_hub.utils._fixes import WeakFileLock
+
+    blob = pin.storage / "blobs" / remote.etag
+    part = blob.with_name(f"{remote.etag}{PART}")
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    lock = pin.storage.parent / ".locks" / pin.storage.name / f"{remote.etag}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        fresh, continued = 0, part.exists()
+        if is_right(blob, wanted):  # the bytes are here under another name or commit
+            yield remote.size, 0
+        else:
+            for here, fresh in _append(part, remote, token):
+                yield here, fresh
+            if not is_right(part, wanted) and continued:  # what was kept was not its beginning
+                part.unlink()
+                for here, fresh in _append(part, remote, token):
+                    yield here, fresh
+            if not is_right(part, wanted):
+                part.unlink()
+                raise _mismatch(pin, name, wanted, "other bytes")
+            os.replace(part, blob)
+        place(pin.folder / name, blob)
+
+
+def _append(part: Path, remote: _Remote, token: str | None) -> Iterator[tuple[int, int]]:
+    """Continue a partial file to its end; a connection that breaks is taken up again."""
+    import httpx2
+    from huggingface_hub import get_session
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import hf_raise_for_status
+
+    fresh, failures = 0, 0
+    while (here := part.stat().st_size if part.exists() else 0) != remote.size or not part.exists():
+        headers = build_hf_headers(token=token) | {"Accept-Encoding": "identity"}
+        if 0 < here < remote.size:
+            headers["Range"] = f"bytes={here}-"
+        try:
+            with get_session().stream(
+                "GET", remote.url, headers=headers, timeout=_REQUEST
+            ) as answer:
+                hf_raise_for_status(answer)
+                continues = answer.status_code == 206
+                here = here if continues else 0
+                with part.open("ab" if continues else "wb") as file:
+                    for piece in answer.iter_raw():
+                        file.write(piece)
+                        here, fresh, failures = here + len(piece), fresh + len(piece), 0
+                        yield here, fresh
+            if here != remote.size:
+                raise httpx2.RemoteProtocolError("the file ended too soon")
+        except (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError):
+            failures += 1
+            if failures >= TRIES:
+                raise
+            time.sleep(0.2 * failures)
+    yield here, fresh
+
+
+def _mismatch(pin: Pin, name: str, wanted: str, found: str) -> HubError:
+    return HubError(
+        f"{name} of {pin} has hash {found[:12]}, expected is {wanted[:12]}: it was not kept. If "
+        "the registry is wrong, correct it; else tell the repository's owner."
+    )
+
+
+# --------------------------------------------------------------------------------------- push
+def send(
+    folder: Path,
+    repo: str,
+    kind: Kind = "model",
+    *,
+    message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    branch: str | None = None,
+    create_pr: bool = False,
+) -> Pin:
+    """Make a folder the content of a Hub repository, which is created if need be; its new commit.
+
+    Other files that the repository has stay. Raises HubError.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint(), token=token)
+    _ask(api.whoami, f"The account that may write to {repo}")
+    try:
+        name = api.create_repo(repo, private=private, repo_type=kind, exist_ok=True).repo_id
+        if branch:
+            api.create_branch(name, branch=branch, repo_type=kind, exist_ok=True)
+        commit = api.upload_folder(
+            folder_path=folder, repo_id=name, repo_type=kind, revision=branch,
+            commit_message=message, create_pr=create_pr,
+        )  # fmt: skip
+    except Exception as error:
+        raise _told(error, f"{repo} on the Hub") from error
+    return Pin(name, str(commit.oid), kind)
+
+
+def front_matter(values: Mapping[str, Any]) -> str:
+    """YAML of a card's metadata, as the Hub's own client writes it."""
+    from huggingface_hub import DatasetCardData, ModelCardData
+
+    make = DatasetCardData if "configs" in values else ModelCardData
+    return f"---\n{make(**values).to_yaml().strip()}\n---\n"
+
+
+# ------------------------------------------------------------------------------------ patience
+def _ask(question: Callable[[], T], what: str) -> T:
+    """The answer to a short question to the Hub, or HubError within PATIENCE seconds."""
+    if offline():
+        raise sentence(None, what, endpoint())
+    try:
+        answer = _within(question)
+    except Exception as error:
+        raise _told(error, what) from error
+    _state["silent"] = False
+    return answer
+
+
+def _told(error: Exception, what: str) -> HubError:
+    told = sentence(error, what, endpoint())
+    _state["silent"] = isinstance(told, HubUnreachable)
+    return told
+
+
+def _within(question: Callable[[], T], seconds: float = PATIENCE) -> T:
+    """Its answer in time: looking up a name without a network obeys no timeout of a socket."""
+    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put((True, question()))
+        except Exception as error:
+            answers.put((False, error))
+
+    threading.Thread(target=ask, daemon=True, name="sr3-hub").start()
+    try:
+        good, answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError("no answer from the server") from None
+    if not good:
+        raise answer
+    return answer  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------- a file from another host
 def download(url: str, path: Path) -> None:
     """Fetch into `path` in one piece or not at all, checked against the hash in its name.
 
@@ -29,6 +338,8 @@ def download(url: str, path: Path) -> None:
     Raises DownloadError, within seconds where nothing answers.
     """
     try:
+        if offline():
+            raise OSError("offline mode is on")
         _fetch(url, path)
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError((str(error).splitlines() or [type(error).__name__])[0]) from error
@@ -55,20 +366,10 @@ def _fetch(url: str, path: Path) -> None:
 
 
 def _open(url: str) -> Any:
-    """`urlopen` that gives up: looking up a name without a network obeys no timeout of a socket."""
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(urllib.request.urlopen(url, timeout=PATIENCE))
-        except (OSError, http.client.HTTPException) as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True, name="sr3-download").start()
     try:
-        answer = answers.get(timeout=PATIENCE + 1)
-    except queue.Empty:
-        raise TimeoutError("no answer from the server") from None
-    if isinstance(answer, Exception):
-        raise answer
+        answer = _within(lambda: urllib.request.urlopen(url, timeout=PATIENCE), PATIENCE + 1)
+    except (OSError, http.client.HTTPException) as error:
+        _state["silent"] = not isinstance(error, urllib.error.HTTPError)
+        raise
+    _state["silent"] = False
     return answer

@@ -25,7 +25,7 @@ LAYERS = (
     {"sr3"},
     {"sr3.study", "sr3.report"},
     {"sr3.study_plan", "sr3.answers"},
-    {"sr3.training_run", "sr3.finetune", "sr3.gap", "sr3.catalogue"},
+    {"sr3.training_run", "sr3.finetune", "sr3.gap", "sr3.catalogue", "sr3.pull"},
     {"sr3.run_folder"},
     {"sr3.train", "sr3.evaluate", "sr3.upscale", "sr3.lora", "sr3.tuning"},
     {"sr3.pipeline", "sr3.engine"},
@@ -34,9 +34,10 @@ LAYERS = (
     {"sr3.schedule", "sr3.unet", "sr3.denoiser", "sr3.optimizers", "sr3.devices"},
     {"sr3.domains", "sr3.faces", "sr3.metrics", "sr3.results", "sr3.presets", "sr3.cards"},
     {"sr3.cells", "sr3.terminal"},
-    {"sr3.perceptual", "sr3.batches", "sr3.srga"},
+    {"sr3.perceptual", "sr3.batches", "sr3.srga", "sr3.cluster"},
     {"sr3.images", "sr3.hub"},
-    {"sr3.config"},
+    {"sr3.config", "sr3.hub_errors"},
+    {"sr3.pins"},
     {"sr3.errors"},
 )
 LINE = {unit: line for line, units in enumerate(LAYERS) for unit in units}
@@ -55,6 +56,7 @@ CONFINED = {
     "requests": {"sr3.hub"},
     "urllib.request": {"sr3.hub"},
     "http.client": {"sr3.hub"},
+    "ray": {"sr3.cluster"},
 }
 
 # What `import sr3` leaves alone: interfaces, the network, and what only some commands pay for.
