@@ -33,6 +33,8 @@ MARK_URI = "data:image/svg+xml;base64," + base64.b64encode(MARK.encode()).decode
 # File, label and icon of each page, in the order of the navigation.
 PAGES = (
     ("app.py", "Super-resolve", ":material/face:"),
+    ("pages/2_Domains.py", "Domains", ":material/public:"),
+    ("pages/3_Fine-tuning.py", "Fine-tuning", ":material/model_training:"),
     ("pages/9_About.py", "About", ":material/info:"),
 )
 

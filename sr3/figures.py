@@ -1,0 +1,355 @@
+"""The figures of app, report and poster, in Plotly: each from a table of `sr3.views`.
+
+Invariants: a figure is a pure function of a table and a look, and holds one metric or one domain,
+so that pages can place several side by side or one under another; every mark tells its mean, its
+interval, n and seeds when pointed at; nothing is drawn for what was not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from sr3.looks import KINDS, SYMBOLS, Kind, Look
+from sr3.metrics import METRICS
+
+NARROW = 0.75  # of the room between two domains that their marks take
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+ROW = 20  # pixels of a legend's row
+
+
+# -------------------------------------------------------------------------------------- question 1
+def quality(
+    view: pd.DataFrame, metric: str, images: dict[str, int | None], look: Look
+) -> go.Figure:
+    """One metric by domain, a mark a checkpoint; `images` by label, of plain fine-tunes."""
+    view = view[view["metric"] == metric]
+    domains, labels = list(view["domain"].unique()), list(view["checkpoint"].unique())
+    figure = _figure(METRICS[metric].label, look, legend=len(labels))
+    for number, label in enumerate(labels):
+        rows = view[view["checkpoint"] == label]
+        kind: Kind = rows["kind"].iloc[0]
+        step = NARROW / max(len(labels) - 1, 1)
+        places = rows["domain"].map(domains.index) + number * step - NARROW / 2
+        figure.add_scatter(
+            x=places, y=rows["mean"], name=label, mode="markers",
+            marker=look.marker(kind, images.get(label)), error_y=_bars(rows, "mean"),
+            text=_hover(rows, "mean", label, rows["domain"]), hoverinfo="text",
+        )  # fmt: skip
+    for place in range(1, len(domains)):
+        figure.add_vline(place - 0.5, line={"color": look.grid, "width": 1})
+    figure.update_xaxes(
+        tickvals=list(range(len(domains))), ticktext=[_wrapped(name) for name in domains],
+        range=[-0.5, len(domains) - 0.5], showgrid=False, zeroline=False,
+    )  # fmt: skip
+    return figure
+
+
+# -------------------------------------------------------------------------------------- question 2
+def grid(
+    view: pd.DataFrame, metric: str, look: Look, marks: dict[str, tuple[str, int]]
+) -> go.Figure:
+    """Gain by images (rows) and updates (columns); `marks` are cells to name."""
+    view = view[view["metric"] == metric]
+    images = list(dict.fromkeys(view["images"]))
+    updates = sorted(set(view["updates"]))
+    shape = (len(images), len(updates))
+    values, texts = np.full(shape, np.nan), np.full(shape, "", object)
+    hover = np.full(shape, "", object)
+    for (_, row), text in zip(
+        view.iterrows(), _hover(view, "gain", "", view["images"]), strict=True
+    ):
+        place = images.index(row["images"]), updates.index(row["updates"])
+        values[place], texts[place] = row["gain"], f"{row['gain']:+.{_digits(metric)}f}"
+        hover[place] = f"{text}<br>{row['updates']:,} updates"
+    figure = _figure(_gain_title(metric), look, legend=len(marks))
+    reach = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    figure.add_heatmap(
+        z=values, x=[f"{k:,}" for k in updates], y=images, text=texts, hovertext=hover,
+        texttemplate="%{text}", hoverinfo="text", hoverongaps=False, showscale=False,
+        colorscale=look.colourscale, zmin=-reach, zmax=reach, xgap=2, ygap=2,
+    )  # fmt: skip
+    for (name, (count, column)), symbol in zip(
+        marks.items(), ("star", "circle-open"), strict=False
+    ):
+        if count in images and column in updates:
+            # Above the cell's number: its place on the axis is that of the row, and a bit.
+            figure.add_scatter(
+                x=[updates.index(column) + 0.38], y=[images.index(count) + 0.32], name=name,
+                mode="markers", hoverinfo="name",
+                marker={"symbol": symbol, "size": 11, "color": look.text, "line": {"width": 2}},
+            )  # fmt: skip
+    figure.update_xaxes(title="updates", type="category", showgrid=False)
+    figure.update_yaxes(type="category", showgrid=False)
+    return figure
+
+
+def curves(view: pd.DataFrame, metric: str, domain: str, look: Look) -> go.Figure:
+    """Gain over the updates, a line a number of images; the parent is the line at 0."""
+    view = view[(view["metric"] == metric) & (view["domain"] == domain)]
+    images = list(dict.fromkeys(view["images"]))
+    figure = _figure(_gain_title(metric), look, legend=len(images))
+    for number, count in enumerate(images):
+        rows = view[view["images"] == count].sort_values("updates")
+        colour = look.colour("plain", _count(count))
+        figure.add_scatter(
+            x=rows["updates"], y=rows["gain"], name=count, mode="lines+markers",
+            line={"color": colour, "dash": DASHES[number % len(DASHES)], "width": 2},
+            marker=look.marker("plain", _count(count), 8), error_y=_bars(rows, "gain", thin=True),
+            text=_hover(rows, "gain", f"{domain}, {count}", _updates(rows)), hoverinfo="text",
+        )  # fmt: skip
+    _parent_line(figure, look)
+    _log_updates(figure, view["updates"])
+    return figure
+
+
+# -------------------------------------------------------------------------------------- question 3
+def ranges(view: pd.DataFrame, metric: str, domain: str, whole: str, look: Look) -> go.Figure:
+    """Gain by the range of time steps that was trained on, a mark a number of updates."""
+    view = view[(view["metric"] == metric) & (view["domain"] == domain)]
+    spans = sorted(set(view["range"]), key=lambda span: (span != whole, *map(int, span.split(":"))))
+    updates = sorted(set(view["updates"]))
+    figure = _figure(_gain_title(metric), look, legend=len(updates))
+    for number, count in enumerate(updates):
+        rows = view[view["updates"] == count]
+        kinds: list[Kind] = ["plain" if span == whole else "range" for span in rows["range"]]
+        step = NARROW / 2 / max(len(updates) - 1, 1)
+        places = rows["range"].map(spans.index) + number * step - (NARROW / 4) * (len(updates) > 1)
+        size = 8 + 5 * number / max(len(updates) - 1, 1)
+        name = f"{count:,} updates"
+        figure.add_scatter(
+            x=places, y=rows["gain"], name=name, mode="markers", error_y=_bars(rows, "gain"),
+            marker={
+                "color": [look.colour(kind) for kind in kinds], "size": size,
+                "symbol": [SYMBOLS[kind] for kind in kinds],
+                "line": {"color": look.text, "width": 1},
+            },
+            text=_hover(rows, "gain", f"{domain}, {name}", "time steps " + rows["range"]),
+            hoverinfo="text",
+        )  # fmt: skip
+    _parent_line(figure, look)
+    figure.update_xaxes(
+        title="time steps trained on", tickvals=list(range(len(spans))), ticktext=spans,
+        range=[-0.6, len(spans) - 0.4], showgrid=False, zeroline=False,
+    )  # fmt: skip
+    return figure
+
+
+def chain(view: pd.DataFrame, domain: str, source: str, look: Look) -> go.Figure:
+    """The error on a domain over that on the source, by time step, a line a checkpoint."""
+    view = view[view["domain"] == domain]
+    labels = list(dict.fromkeys(view["checkpoint"]))
+    title = f"error on {domain} / on {source}"
+    figure = _figure(title, look, legend=len(labels))
+    for number, label in enumerate(labels):
+        rows = view[view["checkpoint"] == label].sort_values("time")
+        kind: Kind = rows["kind"].iloc[0]
+        bars = {
+            "type": "data", "array": rows["ratio_high"] - rows["ratio"],
+            "arrayminus": rows["ratio"] - rows["ratio_low"], "thickness": 1, "width": 3,
+        }  # fmt: skip
+        texts = [
+            f"{label}<br>time step {row['time']:,}<br>{row['ratio']:.3f} times "
+            f"(95% interval {row['ratio_low']:.3f} to {row['ratio_high']:.3f})<br>difference "
+            f"{row['gap']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})<br>"
+            f"n = {row['n_domain']} and {row['n_reference']}"
+            for _, row in rows.iterrows()
+        ]
+        figure.add_scatter(
+            x=rows["time"], y=rows["ratio"], name=label, mode="lines+markers", error_y=bars,
+            line={"color": look.colour(kind), "dash": DASHES[number % len(DASHES)], "width": 2},
+            marker=look.marker(kind, None, 8), text=texts, hoverinfo="text",
+        )  # fmt: skip
+    figure.add_hline(1, line={"color": look.muted, "dash": "dot", "width": 1.5})
+    figure.update_xaxes(title="time step (noise grows to the right)", rangemode="tozero")
+    return figure
+
+
+def index(view: pd.DataFrame, label: str, look: Look) -> go.Figure:
+    """The SRGA-style index by time step for one checkpoint, a line a domain."""
+    view = view[view["checkpoint"] == label]
+    domains = list(dict.fromkeys(view["domain"]))
+    figure = _figure("SRGA-style index (0: the same)", look, legend=len(domains))
+    for number, domain in enumerate(domains):
+        rows = view[view["domain"] == domain].sort_values("time")
+        texts = [
+            f"{domain}<br>time step {row['time']:,}<br>{row['index']:.3f} ({row['lowest']:.3f} to "
+            f"{row['highest']:.3f} over {row['splits']} splits)"
+            for _, row in rows.iterrows()
+        ]
+        figure.add_scatter(
+            x=rows["time"], y=rows["index"], name=domain, mode="lines+markers",
+            line={"color": look.text, "dash": DASHES[number % len(DASHES)], "width": 2},
+            marker={"color": look.palette[number % len(look.palette)], "size": 9,
+                    "symbol": list(SYMBOLS.values())[number % len(SYMBOLS)],
+                    "line": {"color": look.text, "width": 1}},
+            text=texts, hoverinfo="text",
+        )  # fmt: skip
+    figure.update_xaxes(title="time step (noise grows to the right)", rangemode="tozero")
+    return figure
+
+
+# -------------------------------------------------------------------------------------- question 4
+def trade(
+    view: pd.DataFrame, metric: str, target: str, source: str, look: Look,
+    chosen: str | None = None,
+) -> go.Figure:  # fmt: skip
+    """Gain on the target against change on the source; the Pareto front is a line. A mark's
+    `customdata` is its label."""
+    view = view[view["metric"] == metric]
+    kinds = [kind for kind in KINDS if kind in set(view["kind"])]
+    title = f"{METRICS[metric].title}: change on {source}"
+    figure = _figure(title, look, legend=len(kinds) + 2)
+    front = view[view["front"]].sort_values("gain")
+    figure.add_scatter(
+        x=front["gain"], y=front["change"], name="Pareto front", mode="lines", hoverinfo="skip",
+        line={"color": look.muted, "dash": "dot", "width": 2},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=[0], y=[0], name="parent", mode="markers", marker=look.marker("parent", None, 14),
+        text=["the parent"], hoverinfo="text", customdata=[""],
+    )  # fmt: skip
+    for kind in kinds:
+        rows = view[view["kind"] == kind]
+        marker = look.marker(kind)
+        marker["color"] = [look.colour(kind, _count(count)) for count in rows["images"]]
+        marker["size"] = [17 if label == chosen else 10 for label in rows["checkpoint"]]
+        figure.add_scatter(
+            x=rows["gain"], y=rows["change"], name=KINDS[kind], mode="markers", marker=marker,
+            error_x=_two_bars(rows, "gain", look), error_y=_two_bars(rows, "change", look),
+            text=_trade_hover(rows, target, source), hoverinfo="text",
+            customdata=rows["checkpoint"],
+        )  # fmt: skip
+    for add in (figure.add_hline, figure.add_vline):
+        add(0, line={"color": look.muted, "width": 1.5})
+    figure.update_xaxes(title=f"gain on {target} (more is better)", zeroline=False)
+    figure.update_yaxes(zeroline=False)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------- baseline
+def scratch(view: pd.DataFrame, base: pd.DataFrame, metric: str, look: Look) -> go.Figure:
+    """One metric on the target over the updates: fine-tuned and from scratch; `base` holds the
+    baselines' rows, drawn as lines across."""
+    view, base = view[view["metric"] == metric], base[base["metric"] == metric]
+    lines = list(dict.fromkeys(view["line"]))
+    figure = _figure(METRICS[metric].label, look, legend=len(lines) + len(base))
+    for number, line in enumerate(lines):
+        rows = view[view["line"] == line]
+        kind: Kind = rows["kind"].iloc[0]
+        figure.add_scatter(
+            x=rows["updates"], y=rows["mean"], name=line, mode="lines+markers",
+            line={"color": look.colour(kind), "dash": DASHES[number % len(DASHES)], "width": 2},
+            marker=look.marker(kind, None, 8), error_y=_bars(rows, "mean", thin=True),
+            text=_hover(rows, "mean", line, _updates(rows)), hoverinfo="text",
+        )  # fmt: skip
+    ends = [view["updates"].min(), view["updates"].max()] if len(view) else [1, 10]
+    for number, (_, row) in enumerate(base.iterrows()):
+        hover = _hover(base.iloc[[number]], "mean", row["checkpoint"], [row["domain"]])
+        figure.add_scatter(
+            x=ends, y=[row["mean"]] * 2, name=row["checkpoint"], mode="lines+markers",
+            line={"color": look.colour(row["kind"]), "dash": "dot", "width": 1.5},
+            marker=look.marker(row["kind"], None, 8), text=hover * 2, hoverinfo="text",
+        )  # fmt: skip
+    _log_updates(figure, view["updates"])
+    return figure
+
+
+# ------------------------------------------------------------------------------------------- parts
+def _figure(title: str, look: Look, legend: int) -> go.Figure:
+    """An empty figure, its title above it, with room for a legend of so many entries."""
+    figure = go.Figure(layout={"template": look.template, "title": {"text": title}})
+    room = ROW * (1 + (legend + 1) // 2)  # two entries a row, on a phone
+    figure.update_layout(height=360 + room, margin={"b": 20 + room}, showlegend=legend > 0)
+    return figure
+
+
+def _gain_title(metric: str) -> str:
+    """A gain is signed, so its arrow is always up; what a fall of the metric means is said."""
+    known = METRICS[metric]
+    unit = f", {known.unit}" if known.unit else ""
+    turned = ", a fall is a gain" if known.better == "lower" else ""
+    return f"{known.title} {known.arrow} gain{unit}{turned}"
+
+
+def _digits(metric: str) -> int:
+    return 2 if METRICS[metric].unit == "dB" else 3
+
+
+def _bars(rows: pd.DataFrame, column: str, thin: bool = False) -> dict[str, Any]:
+    """Plotly's error bars of an interval; none where there is none."""
+    return {
+        "type": "data", "array": rows["high"] - rows[column],
+        "arrayminus": rows[column] - rows["low"], "thickness": 1 if thin else 1.5, "width": 3,
+    }  # fmt: skip
+
+
+def _two_bars(rows: pd.DataFrame, column: str, look: Look) -> dict[str, Any]:
+    return {
+        "type": "data", "array": rows[f"{column}_high"] - rows[column],
+        "arrayminus": rows[column] - rows[f"{column}_low"], "thickness": 0.75, "width": 0,
+        "color": look.muted,
+    }  # fmt: skip
+
+
+def _hover(rows: pd.DataFrame, column: str, head: str, second: Iterable[Any]) -> list[str]:
+    """What a mark tells when pointed at."""
+    lines = []
+    for (_, row), note in zip(rows.iterrows(), second, strict=True):
+        value = f"{METRICS[row['metric']].title} {'gain ' * (column == 'gain')}"
+        value += f"{row[column]:{'+' * (column == 'gain')}.4f}{_interval(row['low'], row['high'])}"
+        n = f"n = {row['n']} images, {_seeds(row['seeds'])}"
+        lines.append("<br>".join(word for word in (head, str(note), value, n) if word))
+    return lines
+
+
+def _trade_hover(rows: pd.DataFrame, target: str, source: str) -> list[str]:
+    return [
+        f"{row['checkpoint']}<br>{target}: {row['gain']:+.4f}"
+        f"{_interval(row['gain_low'], row['gain_high'])}, n = {row['n_target']}<br>{source}: "
+        f"{row['change']:+.4f}{_interval(row['change_low'], row['change_high'])}, "
+        f"n = {row['n_source']}<br>{_seeds(row['seeds'])}"
+        for _, row in rows.iterrows()
+    ]
+
+
+def _interval(low: float, high: float) -> str:
+    return " (no interval)" if np.isnan(low) else f" (95% interval {low:.4f} to {high:.4f})"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def _updates(rows: pd.DataFrame) -> list[str]:
+    return [f"{count:,} updates" for count in rows["updates"]]
+
+
+def _parent_line(figure: go.Figure, look: Look) -> None:
+    figure.add_hline(
+        0, line={"color": look.colour("parent"), "width": 1.5}, annotation_text="parent",
+        annotation={"font": {"size": 11, "color": look.muted}, "yanchor": "bottom"},
+        annotation_position="bottom right",
+    )  # fmt: skip
+
+
+def _log_updates(figure: go.Figure, updates: pd.Series[int]) -> None:
+    ticks = sorted(set(updates))
+    figure.update_xaxes(
+        title="updates", type="log", tickvals=ticks, ticktext=[f"{k:,}" for k in ticks]
+    )
+
+
+def _count(images: str) -> int | None:
+    """The number in `images_label`'s text."""
+    digits = images.split()[0].replace(",", "")
+    return int(digits) if digits.isdigit() else None
+
+
+def _wrapped(name: str) -> str:
+    """A joined domain on two lines."""
+    return name.replace("+", " +<br>")

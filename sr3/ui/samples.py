@@ -1,0 +1,87 @@
+"""Faces that may be shown, resolved by each checkpoint: the gallery's, and a domain's own where
+its terms allow it and its images are here.
+
+Invariant: only a domain whose entry says `may_show` is ever read, whatever else lies beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+
+from sr3.domains import load_domain, load_pixels, registered
+from sr3.images import Pixels, degrade, encode_png, enlarge, resize
+from sr3.ui import gallery, service
+from sr3.ui.frame import small_print
+
+FACES = 4  # of each domain
+SIDE = 128  # pixels, as shown
+GALLERY = "the gallery's faces"
+COMPARED = 3  # checkpoints side by side
+
+
+def show() -> None:
+    """Choose whose faces; one press resolves them with every checkpoint that is here."""
+    st.subheader("Sample faces", anchor=False)
+    names = [GALLERY, *allowed()]
+    domain = GALLERY
+    if len(names) > 1:
+        domain = st.selectbox("Faces of", names, format_func=_title, key="sr3_samples_of")
+    entries = service.offered()
+    chosen = st.multiselect(
+        "Checkpoints", list(entries), list(entries)[:1], max_selections=COMPARED,
+        format_func=lambda name: entries[name].title, key="sr3_samples_by",
+    )  # fmt: skip
+    if not st.toggle("Super-resolve them", key="sr3_samples"):
+        return
+    high, low = faces(domain)
+    drawn = {entries[name].title: resolved(name, domain) for name in chosen}
+    for number in range(len(high)):
+        row = {"Input": np.repeat(np.repeat(low[number], 8, 0), 8, 1),
+               "Bicubic": enlarge(low[number], SIDE)}  # fmt: skip
+        row |= {title: images[number] for title, images in drawn.items()}
+        row["Original"] = high[number]
+        st.image([encode_png(each) for each in row.values()], list(row), width=SIDE)
+    small_print(_terms(domain))
+
+
+def allowed() -> list[str]:
+    """Registered domains that may be shown and are here."""
+    root = Path(os.environ.get("SR3_DATA", "data"))
+    return [
+        name
+        for name, entry in registered().items()
+        if entry.get("may_show") is True and (root / str(entry.get("folder", name))).exists()
+    ]
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the faces …")
+def faces(domain: str) -> tuple[Pixels, Pixels]:
+    """(n, 128, 128, 3) and (n, 16, 16, 3) uint8. Raises DomainError."""
+    if domain == GALLERY:
+        high = np.stack([resize(face.pixels, SIDE) for face in gallery.faces().values()][:FACES])
+    else:
+        assert domain in allowed()
+        high = load_pixels(load_domain(domain).subset("test", FACES), SIDE)
+    return high, degrade(high, SIDE // 8)
+
+
+@st.cache_resource(max_entries=12, show_spinner="Super-resolving …")
+def resolved(checkpoint: str, domain: str) -> Pixels:
+    """(n, 128, 128, 3) uint8, as the checkpoint recommends, seed 0."""
+    _, low = faces(domain)
+    return service.resolver(checkpoint).upscale(list(low), seed=0).images[:, 0]
+
+
+def _title(name: str) -> str:
+    return name if name == GALLERY else str(registered()[name].get("title", name))
+
+
+def _terms(domain: str) -> str:
+    if domain == GALLERY:
+        credits_ = [face.credit for face in gallery.faces().values()][:FACES]
+        return " ".join(dict.fromkeys(credits_)) + " Examples, not measurements."
+    return f"{_title(domain)}: {registered()[domain]['terms']}. Examples, not measurements."
