@@ -46,7 +46,7 @@ def quality(story: Story, look: Look, labels: Sequence[str] | None = None) -> Ch
     chosen = story.highlights if labels is None else list(labels)
     always = [k for k, each in story.identities.items() if each.kind in BASELINES]
     view = story.quality([*always, *chosen])
-    chart = Chart("domains", "Quality across domains", view)
+    chart = Chart("domains", "Does it generalize?", view)
     if view.empty:
         return _missing(chart, "No checkpoint was measured on any domain yet", STUDY)
     images = {label: each.images for label, each in story.identities.items()}
@@ -191,7 +191,10 @@ def trade(story: Story, look: Look, target: str, chosen: str | None = None) -> C
         figures=tuple(figures.trade(view, m, target, source, look, chosen) for m in story.metrics),
         sentences=tuple(dict.fromkeys(s for s in (said[main][:1] + said[main][-1:]))),
         more=tuple(s for m in said for s in (said[m][1:-1] if m == main else said[m])),
-        caption=f"Right of the line: {target} gains. Below it: {source} is forgotten. {caption}",
+        caption=(
+            f"Right of the upright line {target} gains; below the level one {source} is "
+            f"forgotten. {caption}"
+        ),
     )
 
 

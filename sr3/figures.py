@@ -7,7 +7,7 @@ interval, n and seeds when pointed at; nothing is drawn for what was not measure
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from sr3.metrics import METRICS
 NARROW = 0.75  # of the room between two domains that their marks take
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 ROW = 20  # pixels of a legend's row
+SHORT = 15  # characters: shorter names stand three abreast
 
 
 # -------------------------------------------------------------------------------------- question 1
@@ -29,7 +30,7 @@ def quality(
     """One metric by domain, a mark a checkpoint; `images` by label, of plain fine-tunes."""
     view = view[view["metric"] == metric]
     domains, labels = list(view["domain"].unique()), list(view["checkpoint"].unique())
-    figure = _figure(METRICS[metric].label, look, legend=len(labels))
+    figure = _figure(METRICS[metric].label, look, labels)
     for number, label in enumerate(labels):
         rows = view[view["checkpoint"] == label]
         kind: Kind = rows["kind"].iloc[0]
@@ -42,10 +43,7 @@ def quality(
         )  # fmt: skip
     for place in range(1, len(domains)):
         figure.add_vline(place - 0.5, line={"color": look.grid, "width": 1})
-    figure.update_xaxes(
-        tickvals=list(range(len(domains))), ticktext=[_wrapped(name) for name in domains],
-        range=[-0.5, len(domains) - 0.5], showgrid=False, zeroline=False,
-    )  # fmt: skip
+    _ticks(figure.update_xaxes, [_wrapped(name) for name in domains])
     return figure
 
 
@@ -66,12 +64,13 @@ def grid(
         place = images.index(row["images"]), updates.index(row["updates"])
         values[place], texts[place] = row["gain"], f"{row['gain']:+.{_digits(metric)}f}"
         hover[place] = f"{text}<br>{row['updates']:,} updates"
-    figure = _figure(_gain_title(metric), look, legend=len(marks))
+    figure = _figure(_gain_title(metric), look, list(marks))
     reach = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
     figure.add_heatmap(
-        z=values, x=[f"{k:,}" for k in updates], y=images, text=texts, hovertext=hover,
-        texttemplate="%{text}", hoverinfo="text", hoverongaps=False, showscale=False,
-        colorscale=look.colourscale, zmin=-reach, zmax=reach, xgap=2, ygap=2,
+        z=values, x=list(range(len(updates))), y=list(range(len(images))), text=texts,
+        hovertext=hover, texttemplate="%{text}", hoverinfo="text", hoverongaps=False,
+        showscale=False, colorscale=look.colourscale, zmin=-reach, zmax=reach, xgap=2,
+        ygap=2,
     )  # fmt: skip
     for (name, (count, column)), symbol in zip(
         marks.items(), ("star", "circle-open"), strict=False
@@ -83,8 +82,8 @@ def grid(
                 mode="markers", hoverinfo="name",
                 marker={"symbol": symbol, "size": 11, "color": look.text, "line": {"width": 2}},
             )  # fmt: skip
-    figure.update_xaxes(title="updates", type="category", showgrid=False)
-    figure.update_yaxes(type="category", showgrid=False)
+    _ticks(figure.update_xaxes, [f"{k:,}" for k in updates], title="updates")
+    _ticks(figure.update_yaxes, images)
     return figure
 
 
@@ -92,7 +91,7 @@ def curves(view: pd.DataFrame, metric: str, domain: str, look: Look) -> go.Figur
     """Gain over the updates, a line a number of images; the parent is the line at 0."""
     view = view[(view["metric"] == metric) & (view["domain"] == domain)]
     images = list(dict.fromkeys(view["images"]))
-    figure = _figure(_gain_title(metric), look, legend=len(images))
+    figure = _figure(_gain_title(metric), look, images)
     for number, count in enumerate(images):
         rows = view[view["images"] == count].sort_values("updates")
         colour = look.colour("plain", _count(count))
@@ -113,7 +112,7 @@ def ranges(view: pd.DataFrame, metric: str, domain: str, whole: str, look: Look)
     view = view[(view["metric"] == metric) & (view["domain"] == domain)]
     spans = sorted(set(view["range"]), key=lambda span: (span != whole, *map(int, span.split(":"))))
     updates = sorted(set(view["updates"]))
-    figure = _figure(_gain_title(metric), look, legend=len(updates))
+    figure = _figure(_gain_title(metric), look, [f"{k:,} updates" for k in updates])
     for number, count in enumerate(updates):
         rows = view[view["updates"] == count]
         kinds: list[Kind] = ["plain" if span == whole else "range" for span in rows["range"]]
@@ -122,9 +121,10 @@ def ranges(view: pd.DataFrame, metric: str, domain: str, whole: str, look: Look)
         size = 8 + 5 * number / max(len(updates) - 1, 1)
         name = f"{count:,} updates"
         figure.add_scatter(
-            x=places, y=rows["gain"], name=name, mode="markers", error_y=_bars(rows, "gain"),
+            x=places, y=rows["gain"], name=name, mode="markers",
+            error_y=_bars(rows, "gain") | {"color": look.muted},
             marker={
-                "color": [look.colour(kind) for kind in kinds], "size": size,
+                "color": [look.colour(kind) for kind in kinds], "size": size, "opacity": 1,
                 "symbol": [SYMBOLS[kind] for kind in kinds],
                 "line": {"color": look.text, "width": 1},
             },
@@ -132,10 +132,7 @@ def ranges(view: pd.DataFrame, metric: str, domain: str, whole: str, look: Look)
             hoverinfo="text",
         )  # fmt: skip
     _parent_line(figure, look)
-    figure.update_xaxes(
-        title="time steps trained on", tickvals=list(range(len(spans))), ticktext=spans,
-        range=[-0.6, len(spans) - 0.4], showgrid=False, zeroline=False,
-    )  # fmt: skip
+    _ticks(figure.update_xaxes, spans, title="time steps trained on")
     return figure
 
 
@@ -144,7 +141,7 @@ def chain(view: pd.DataFrame, domain: str, source: str, look: Look) -> go.Figure
     view = view[view["domain"] == domain]
     labels = list(dict.fromkeys(view["checkpoint"]))
     title = f"error on {domain} / on {source}"
-    figure = _figure(title, look, legend=len(labels))
+    figure = _figure(title, look, labels)
     for number, label in enumerate(labels):
         rows = view[view["checkpoint"] == label].sort_values("time")
         kind: Kind = rows["kind"].iloc[0]
@@ -160,12 +157,13 @@ def chain(view: pd.DataFrame, domain: str, source: str, look: Look) -> go.Figure
             for _, row in rows.iterrows()
         ]
         figure.add_scatter(
-            x=rows["time"], y=rows["ratio"], name=label, mode="lines+markers", error_y=bars,
+            x=[f"{time:,}" for time in rows["time"]], y=rows["ratio"], name=label,
+            mode="lines+markers", error_y=bars,
             line={"color": look.colour(kind), "dash": DASHES[number % len(DASHES)], "width": 2},
             marker=look.marker(kind, None, 8), text=texts, hoverinfo="text",
         )  # fmt: skip
     figure.add_hline(1, line={"color": look.muted, "dash": "dot", "width": 1.5})
-    figure.update_xaxes(title="time step (noise grows to the right)", rangemode="tozero")
+    _time_axis(figure, view["time"])
     return figure
 
 
@@ -173,7 +171,7 @@ def index(view: pd.DataFrame, label: str, look: Look) -> go.Figure:
     """The SRGA-style index by time step for one checkpoint, a line a domain."""
     view = view[view["checkpoint"] == label]
     domains = list(dict.fromkeys(view["domain"]))
-    figure = _figure("SRGA-style index (0: the same)", look, legend=len(domains))
+    figure = _figure("SRGA-style index (0: the same)", look, domains)
     for number, domain in enumerate(domains):
         rows = view[view["domain"] == domain].sort_values("time")
         texts = [
@@ -182,14 +180,15 @@ def index(view: pd.DataFrame, label: str, look: Look) -> go.Figure:
             for _, row in rows.iterrows()
         ]
         figure.add_scatter(
-            x=rows["time"], y=rows["index"], name=domain, mode="lines+markers",
+            x=[f"{time:,}" for time in rows["time"]], y=rows["index"], name=domain,
+            mode="lines+markers",
             line={"color": look.text, "dash": DASHES[number % len(DASHES)], "width": 2},
             marker={"color": look.palette[number % len(look.palette)], "size": 9,
                     "symbol": list(SYMBOLS.values())[number % len(SYMBOLS)],
                     "line": {"color": look.text, "width": 1}},
             text=texts, hoverinfo="text",
         )  # fmt: skip
-    figure.update_xaxes(title="time step (noise grows to the right)", rangemode="tozero")
+    _time_axis(figure, view["time"])
     return figure
 
 
@@ -202,8 +201,9 @@ def trade(
     `customdata` is its label."""
     view = view[view["metric"] == metric]
     kinds = [kind for kind in KINDS if kind in set(view["kind"])]
-    title = f"{METRICS[metric].title}: change on {source}"
-    figure = _figure(title, look, legend=len(kinds) + 2)
+    known = METRICS[metric]
+    title = f"{known.title} {known.arrow} change on {source}, more is better"
+    figure = _figure(title, look, ["Pareto front", "parent", *(KINDS[kind] for kind in kinds)])
     front = view[view["front"]].sort_values("gain")
     figure.add_scatter(
         x=front["gain"], y=front["change"], name="Pareto front", mode="lines", hoverinfo="skip",
@@ -217,6 +217,7 @@ def trade(
         rows = view[view["kind"] == kind]
         marker = look.marker(kind)
         marker["color"] = [look.colour(kind, _count(count)) for count in rows["images"]]
+        marker["opacity"] = 1
         marker["size"] = [17 if label == chosen else 10 for label in rows["checkpoint"]]
         figure.add_scatter(
             x=rows["gain"], y=rows["change"], name=KINDS[kind], mode="markers", marker=marker,
@@ -237,7 +238,7 @@ def scratch(view: pd.DataFrame, base: pd.DataFrame, metric: str, look: Look) -> 
     baselines' rows, drawn as lines across."""
     view, base = view[view["metric"] == metric], base[base["metric"] == metric]
     lines = list(dict.fromkeys(view["line"]))
-    figure = _figure(METRICS[metric].label, look, legend=len(lines) + len(base))
+    figure = _figure(METRICS[metric].label, look, [*lines, *base["checkpoint"]])
     for number, line in enumerate(lines):
         rows = view[view["line"] == line]
         kind: Kind = rows["kind"].iloc[0]
@@ -260,11 +261,15 @@ def scratch(view: pd.DataFrame, base: pd.DataFrame, metric: str, look: Look) -> 
 
 
 # ------------------------------------------------------------------------------------------- parts
-def _figure(title: str, look: Look, legend: int) -> go.Figure:
-    """An empty figure, its title above it, with room for a legend of so many entries."""
+def _figure(title: str, look: Look, names: Sequence[str]) -> go.Figure:
+    """An empty figure, its title above it, with room for a legend of these names."""
     figure = go.Figure(layout={"template": look.template, "title": {"text": title}})
-    room = ROW * (1 + (legend + 1) // 2)  # two entries a row, on a phone
-    figure.update_layout(height=360 + room, margin={"b": 20 + room}, showlegend=legend > 0)
+    tall = max(map(len, names), default=0) > SHORT
+    room = ROW * (1 + (len(names) if tall else (len(names) + 2) // 3))
+    figure.update_layout(
+        height=340 + room, margin={"b": 20 + room}, showlegend=bool(names),
+        legend_orientation="v" if tall else "h",
+    )  # fmt: skip
     return figure
 
 
@@ -332,8 +337,8 @@ def _updates(rows: pd.DataFrame) -> list[str]:
 def _parent_line(figure: go.Figure, look: Look) -> None:
     figure.add_hline(
         0, line={"color": look.colour("parent"), "width": 1.5}, annotation_text="parent",
-        annotation={"font": {"size": 11, "color": look.muted}, "yanchor": "bottom"},
-        annotation_position="bottom right",
+        annotation={"font": {"size": 11, "color": look.muted}},
+        annotation_position="top left",
     )  # fmt: skip
 
 
@@ -342,6 +347,23 @@ def _log_updates(figure: go.Figure, updates: pd.Series[int]) -> None:
     figure.update_xaxes(
         title="updates", type="log", tickvals=ticks, ticktext=[f"{k:,}" for k in ticks]
     )
+
+
+def _time_axis(figure: go.Figure, times: pd.Series[int]) -> None:
+    """Time steps as measured, evenly spaced: the ends of the chain matter as its middle does."""
+    order = [f"{time:,}" for time in sorted(set(times))]
+    figure.update_xaxes(
+        title="time step (noise grows to the right)", type="category", categoryorder="array",
+        categoryarray=order,
+    )  # fmt: skip
+
+
+def _ticks(update: Callable[..., Any], texts: Sequence[str], **settings: Any) -> None:
+    """Name the places 0, 1, ... of an axis."""
+    update(
+        tickvals=list(range(len(texts))), ticktext=list(texts), showgrid=False, zeroline=False,
+        range=[-0.5, len(texts) - 0.5], **settings,
+    )  # fmt: skip
 
 
 def _count(images: str) -> int | None:

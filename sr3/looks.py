@@ -86,7 +86,7 @@ class Look:
         blue, orange, green, vermillion, purple, sky, yellow = self.palette
         if kind == "plain":
             share = 1.0 if images is None else min(log2(max(images, 1)) / log2(MOST), 1.0)
-            return mixed(vermillion, self.text, 0.75 * share)
+            return mixed(vermillion, self.text, 0.55 * share)
         known: dict[Kind, str] = {
             "bicubic": self.muted, "regression": self.text, "parent": blue, "range": purple,
             "replay": green, "lora": orange, "spliced": sky, "interpolated": yellow,

@@ -237,6 +237,8 @@ class Story:
         for metric in self.metrics if self.source else []:
             for trade in answers.trades(self.study, metric, target, self.source or ""):
                 each = self.identify(trade.checkpoints[0])
+                if each.kind == "scratch":
+                    continue  # no fine-tune; it has a chart of its own
                 gain, change = trade.gain, trade.change
                 found.append((
                     metric, each.label, each.kind, images_label(each.images), gain.mean, gain.low,
