@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from sr3.cells import Cell
 from sr3.results import difference, read, summary
 
 ORDER = ("bicubic", "regression")  # then the checkpoints
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("table", type=Path, nargs="?", default=Path("checkpoints/metrics"))
     arguments = parser.parse_args()
     table = read(arguments.table)
+    table = table[table.checkpoint.map(lambda name: Cell.parse(name) is None)]  # no cell of a study
     print(quality(summary(table)))
     print()
     print(against_bicubic(table))

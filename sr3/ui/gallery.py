@@ -14,7 +14,8 @@ from sr3.ui.portraits import PORTRAITS, draw
 from sr3.ui.stage import webp
 from sr3.ui.tiles import Tile
 
-ASTRONAUT = (144, 32, 302, 190)  # the FFHQ square that `sr3.faces` finds: left, top, right, bottom
+# FFHQ's square around her eyes and mouth: left, top, right, bottom.
+ASTRONAUT = (132, 11, 316, 195)
 THUMBNAIL = 176  # pixels a side
 
 

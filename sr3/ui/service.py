@@ -6,6 +6,7 @@ Streamlit, pages poll them.
 
 from __future__ import annotations
 
+import gc
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -36,6 +37,7 @@ def resolver(name: str) -> SuperResolver:
     loaded = load(name)
     grey = np.full((loaded.low_size, loaded.low_size, 3), 128, np.uint8)
     loaded.upscale([grey], steps=2)
+    _settle()
     return loaded
 
 
@@ -59,8 +61,19 @@ def scorer() -> Future[Scorer]:
     """The metrics, loading in the background: LPIPS takes seconds, or a download, at first."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="sr3-scorer")
     future = pool.submit(Scorer.load)
+    future.add_done_callback(lambda _: _settle())
     pool.shutdown(wait=False)
     return future
+
+
+def _settle() -> None:
+    """Take what lives as long as the server out of the garbage collector's sight.
+
+    Streamlit collects after each run of a fragment, that is, at each poll; with all of torch's
+    modules to look through that took the interpreter from the engine for most of the time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class Seat:
