@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from sr3.catalogue import Json, checkpoints, list_domains, print_json
+from sr3.cli_report import report
 from sr3.cli_training import finetune, study, train
 from sr3.errors import SR3Error
 from sr3.terminal import EVERY, DeviceName, Seed, duration, say
@@ -64,6 +65,7 @@ app.command("domains")(list_domains)
 app.command()(train)
 app.command()(finetune)
 app.command()(study)
+app.command()(report)
 
 
 # -------------------------------------------------------------------------------------- upscale

@@ -45,3 +45,7 @@ class HubError(SR3Error, RuntimeError):
 
 class HubUnreachable(HubError):
     """The Hub does not answer, or the network is not to be used: what is here still works."""
+
+
+class ReportError(SR3Error):
+    """A report or poster that cannot be made."""

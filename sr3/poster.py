@@ -1,0 +1,165 @@
+"""The poster: the four answers on one A1 sheet, printed by an installed Chromium or Chrome.
+
+Invariants: the page is whole in itself and asks for nothing over any network; its numbers are
+read from the table; the sheet is A1 (594 x 841 mm), portrait, and one page.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from html import escape
+from pathlib import Path
+
+from sr3 import answers, charts
+from sr3.answers import Contrast
+from sr3.charts import Chart
+from sr3.errors import ReportError
+from sr3.looks import Look, look
+from sr3.markup import figure, items, page, prose
+from sr3.observations import fadings, main_metric, transfers
+from sr3.report import LIMITS, NO_STUDY, QUESTION, TITLE, provenance
+from sr3.run_folder import write_text
+from sr3.views import Story
+
+BROWSERS = (
+    "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+    "microsoft-edge",
+)  # fmt: skip
+PATIENCE = 180  # seconds for the browser
+SCRIPTS = 20_000  # milliseconds of the page's own time for its figures
+METHOD = (
+    "A diffusion model starts from noise and, given the enlarged small face, takes the noise away "
+    "step by step.",
+    "It is fine-tuned on a few images of a new domain, for a few updates, on all time steps or "
+    "only some of them.",
+    "Every checkpoint resolves the same test faces from the same noise; means are compared in "
+    "pairs, with bootstrap intervals.",
+)
+
+
+def html(story: Story) -> str:
+    """The sheet."""
+    colours = look("light")
+    target = story.targets[0] if story.targets else "another domain"
+    method = "".join(f"<p>{escape(line)}</p>" for line in METHOD)
+    rows = [
+        _row(number, question, sentences, shown)
+        for number, (question, sentences, shown) in enumerate(_answers(story, target, colours), 1)
+    ]
+    absent = "" if story.targets else f"{NO_STUDY} "
+    body = (
+        f'<header><h1>{escape(TITLE)}</h1><p class="question">{escape(QUESTION)}</p>'
+        f'<div class="method">{method}</div></header><main>{"".join(rows)}</main>'
+        f'<div class="limits"><p><b>Limits.</b> {prose(absent + " ".join(LIMITS))}</p></div>'
+        f"<footer>{prose(charts.quality(story, colours).caption)} {prose(provenance(story))}"
+        "</footer>"
+    )
+    return page(TITLE, "poster.css", body, colours)
+
+
+Answered = tuple[str, list[str], list[tuple[Chart, int]]]
+
+
+def _answers(story: Story, target: str, colours: Look) -> list[Answered]:
+    """Each question with its headline sentences and two figures, as (chart, which of its own)."""
+    metric = main_metric(story)
+    first = story.metrics.index(metric) if metric else 0
+    quality, grid = charts.quality(story, colours), charts.grid(story, colours, target)
+    curves = charts.curves(story, colours, target, target)
+    ranges = charts.ranges(story, colours, target, target)
+    chain, trade = charts.chain(story, colours), charts.trade(story, colours, target)
+    domains = list(dict.fromkeys(chain.data["domain"]))
+    ours = domains.index(target) if target in domains else 0
+    ends = {story.source, target, *story.domains[-1:]}
+    generalizes = [
+        each.sentence
+        for each in (transfers(story, metric) if metric else [])
+        if each.domain in ends
+    ]
+    fading = [each.sentence for each in fadings(story, chain.data) if each.domain == target]
+    return [
+        ("Does it generalize?", generalizes, [(quality, first), (quality, 0)]),
+        ("How little is enough?", [*grid.sentences, *curves.sentences],
+         [(grid, first), (curves, first)]),
+        ("Must all time steps be tuned?", [*_range_headlines(story, target), *fading],
+         [(ranges, first), (chain, ours)]),
+        ("What does it cost?", list(trade.sentences), [(trade, first), (trade, 0)]),
+    ]  # fmt: skip
+
+
+def _range_headlines(story: Story, target: str) -> list[str]:
+    """The best and the worst range of the main metric, with the most updates."""
+    metric = main_metric(story)
+    found: list[Contrast] = []
+    if metric and story.targets:
+        found = answers.range_effects(story.study, metric, target, target)
+    most = max((each.updates for each in found), default=0)
+    ranked = sorted(
+        (each for each in found if each.updates == most), key=lambda each: -each.difference.mean
+    )
+    return [each.sentence for each in dict.fromkeys([*ranked[:1], *ranked[-1:]])]
+
+
+def _row(number: int, question: str, sentences: list[str], shown: list[tuple[Chart, int]]) -> str:
+    missing = next((chart.missing for chart, _ in shown if chart.missing), "")
+    drawn = [
+        f'<div class="plot">{figure(chart.figures[which], f"plot-{number}-{k}", False)}</div>'
+        for k, (chart, which) in enumerate(shown)
+        if len(chart.figures) > which
+    ]
+    if missing:
+        drawn.append(f'<p class="missing">{prose(missing)}</p>')
+    title = f"<h2><span>Question {number}</span>{escape(question)}</h2>"
+    return (
+        f'<section><div>{title}{items(sentences)}</div><div class="figures">{"".join(drawn)}</div>'
+        "</section>"
+    )
+
+
+def write(story: Story, out: Path) -> Path:
+    """Write OUT/poster.html."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "poster.html"
+    write_text(file, html(story))
+    return file
+
+
+def print_pdf(source: Path) -> Path:
+    """Print a page beside itself as PDF. Raises ReportError, with what to do, where no browser is
+    installed or it fails."""
+    browser = find_browser()
+    if browser is None:
+        raise ReportError(
+            f"No PDF was printed, since no Chromium or Chrome is on the PATH: install one, or open "
+            f"{source} in a browser and print it."
+        )
+    file = source.with_suffix(".pdf")
+    with tempfile.TemporaryDirectory(prefix="sr3-print-") as folder:
+        made = Path(folder) / "made.pdf"
+        command = [
+            browser, "--headless", "--disable-gpu", "--no-first-run", "--no-pdf-header-footer",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--disable-extensions", f"--user-data-dir={folder}/profile",
+            f"--virtual-time-budget={SCRIPTS}", f"--print-to-pdf={made}",
+            *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+            source.resolve().as_uri(),
+        ]  # fmt: skip
+        try:
+            subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
+            shutil.copyfile(made, file.with_suffix(".partial"))
+            os.replace(file.with_suffix(".partial"), file)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ReportError(
+                f"{browser} could not print the poster ({type(error).__name__}): open {source} in "
+                "a browser and print it."
+            ) from error
+    return file
+
+
+def find_browser() -> str | None:
+    """SR3_CHROMIUM, or the first browser on the PATH that can print."""
+    named = os.environ.get("SR3_CHROMIUM")
+    return named or next((path for name in BROWSERS if (path := shutil.which(name))), None)
