@@ -162,10 +162,14 @@ class Scores:
     consistency_psnr: float | None  # dB
 
 
+SMALLEST = 32  # pixels a side for LPIPS
+
+
 def score(
     results: Pixels, references: Pixels | None, low_res: Pixels | None, lpips: Lpips | None
 ) -> list[Scores]:
-    """Every metric of each image; without references, low_res or lpips, theirs are None.
+    """Every metric of each image; without references, low_res or lpips, theirs are None, and so is
+    LPIPS under 32 pixels, where AlexNet's last layers have nothing left to see.
 
     `results`, `references` (batch, height, width, 3), `low_res` (batch, h, w, 3), uint8 RGB; one
     image without the batch axis gives a list of one. Raises ImageError.
@@ -175,7 +179,7 @@ def score(
     if references is not None:
         references = _batch(references, "references")
         columns |= {"psnr": psnr(results, references), "ssim": ssim(results, references)}
-        if lpips is not None:
+        if lpips is not None and min(results.shape[1:3]) >= SMALLEST:
             columns["lpips"] = lpips(results, references)
     if low_res is not None:
         mse, decibels = consistency(results, low_res)

@@ -45,6 +45,22 @@ MODELS: dict[str, ModelConfig] = {
         prediction="residual",
         sampling=_LITE_SAMPLING,
     ),
+    # Faces from nothing but a mean colour, the cascade's first stage (`sr3.generate`): 1 -> 16.
+    "faces-16": ModelConfig(
+        network=UNetConfig(
+            low_res=1,
+            high_res=16,
+            channels=64,
+            multipliers=(1, 2, 2),
+            blocks=1,
+            attention_sizes=(8,),
+            norm_groups=16,
+            dropout=0.1,
+            embedding="log_snr",
+        ),
+        prediction="v",
+        sampling=SamplerConfig(sampler="dpmpp", steps=20, start=2000, end=6),
+    ),
     "tiny": ModelConfig(  # for tests and first tries: a second an epoch of nothing
         network=UNetConfig(
             channels=16,
@@ -62,6 +78,9 @@ MODELS: dict[str, ModelConfig] = {
 }
 
 LITE_TRAINING = TrainConfig(minutes=60, optimizer="muon", learning_rate=1e-3, loss="l1")
+GENERATOR_TRAINING = TrainConfig(
+    minutes=30, batch=64, optimizer="muon", learning_rate=1e-3, levels="uniform", ema=0.9995
+)
 PUBLIC_TRAINING = TrainConfig(
     steps=1_000_000,
     batch=4,
@@ -78,4 +97,6 @@ def preset(name: str) -> tuple[ModelConfig, TrainConfig]:
     """A preset's model and how it is trained by default. Raises ConfigError for another name."""
     if name not in MODELS:
         raise ConfigError(f"There is no preset {name!r}; there are {', '.join(MODELS)}.")
-    return MODELS[name], PUBLIC_TRAINING if name.startswith("sr3-") else LITE_TRAINING
+    trainings = {"sr3-16-128": PUBLIC_TRAINING, "sr3-64-512": PUBLIC_TRAINING,
+                 "faces-16": GENERATOR_TRAINING}  # fmt: skip
+    return MODELS[name], trainings.get(name, LITE_TRAINING)
