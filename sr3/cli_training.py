@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -116,6 +117,9 @@ def study(
         Path, typer.Option(help="Folder of the runs under way and of what is kept.")
     ] = Path("runs/study"),
     workers: Annotated[int, typer.Option(min=1, help="Processes; the numbers are the same.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="Or a Ray cluster: auto, host:port, or local to start one.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what was begun.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -130,6 +134,8 @@ def study(
     from sr3.study import Study
     from sr3.study_plan import domain_name, read_plan
 
+    if ray is not None and workers > 1:
+        raise ConfigError("Give either --workers or --ray, and not both.")
     made = Study(read_plan(plan), out or ROOT / "metrics", work)
     tasks = made.tasks()
     missing = sum(len(task.pending) for task in tasks)
@@ -145,7 +151,7 @@ def study(
         made.check(tasks)
         if reason := Scorer.load().lpips_reason:
             say(reason)
-    for finished in made.run(tasks, workers, say):
+    for finished in made.run(tasks, workers, say, ray):
         left = finished.seconds * (finished.total - finished.done) / finished.done
         say(
             f"{finished.done} of {finished.total} cells, about {duration(left)} left: "
@@ -167,17 +173,19 @@ def study(
 def drive(run: TrainingRun | FinetuneRun) -> None:
     """Run to the end, or to the first Ctrl-C or SIGTERM, after which the state is saved."""
     with stop_signals() as received:
-        records = run.run()
+        records, team = run.run(), run.team
         shown = -EVERY
         for record in records:
             now = time.monotonic()
-            if now - shown >= EVERY:
+            if team.writes and now - shown >= EVERY:
                 shown = now
                 say(progress_line(record))
-            if received:
+            if team.any(bool(received)):  # all processes of a team stop after the same update
                 records.close()  # saves the state
-                say(f"Stopped after update {record.step}; add --resume to continue.")
-                raise typer.Exit(128 + received[0])
+                if team.writes:
+                    say(f"Stopped after update {record.step}; add --resume to continue.")
+                raise typer.Exit(128 + (received or [signal.SIGTERM])[0])
+        team.leave()
 
 
 def progress_line(record: TrainStep) -> str:

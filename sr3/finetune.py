@@ -30,6 +30,7 @@ from sr3.errors import TrainingError
 from sr3.images import Pixels, degrade
 from sr3.lora import add_low_rank, low_rank_factors
 from sr3.metrics import Scorer, mean_scores
+from sr3.parallel import join
 from sr3.pipeline import SuperResolver
 from sr3.run_folder import CURVE, LOG, RunFolder
 from sr3.train import Trainer, TrainStep
@@ -45,9 +46,11 @@ class FinetuneRun:
 
         Raises SR3Error for whatever the plan asks that is not to be had.
         """
-        self.plan, self.folder, self.recipe = plan, RunFolder(plan.out), plan.recipe
+        self.team = join(plan.device)
+        self.plan, self.recipe = plan, plan.recipe
+        self.folder = RunFolder(plan.out, self.team.writes)
         self.folder.check(plan.identity, resume)
-        self._device = pick_device(plan.device)
+        self._device = pick_device(self.team.device(plan.device))
         # On a CPU `pick_device` times precisions: a resumed run's curve must not depend on that.
         exact = dataclasses.replace(self._device, precision=torch.float32)
         self._scoring = exact if self._device.device.type == "cpu" else self._device
@@ -58,7 +61,12 @@ class FinetuneRun:
         else:
             network.requires_grad_(True)
         self.trainer = Trainer(
-            network, self.recipe.model, plan.training, self._batches(), self._device.device
+            network,
+            self.recipe.model,
+            plan.training,
+            self._batches(),
+            self._device.device,
+            self.team,
         )
         self.validation = {
             side: self._pixels(domain.subset("validation", count))
@@ -96,7 +104,8 @@ class FinetuneRun:
         Closing the generator (Ctrl-C in the command line) saves the state first.
         """
         if self.trainer.step == 0:
-            self.evaluate({})
+            if self.team.writes:
+                self.evaluate({})
         elif not self.plan.folder(self.trainer.step).exists():
             self._keep()  # a snapshot that was asked for just now
         saved = time.monotonic()
@@ -115,6 +124,8 @@ class FinetuneRun:
 
     def _keep(self) -> None:
         """The snapshot and evaluation that are due after this update, if any is."""
+        if not self.team.writes:
+            return
         step, every = self.trainer.step, self.plan.evaluate_every
         kept = step in self.plan.milestones
         if kept or (every and step % every == 0):
@@ -164,7 +175,7 @@ class FinetuneRun:
             "Method": plan.method + (f", rank {plan.rank}" if plan.method == "lora" else ""),
             "Updates": f"{trainer.step:,}",
             "Time steps": "{}:{}".format(*plan.training.range),
-            "Time": f"{trainer.seconds / 60:.1f} minutes on {self._device.reason}",
+            "Time": f"{trainer.seconds / 60:.1f} minutes on {self.team.title}{self._device.reason}",
         }
         before = next((r for r in self.folder.rows(CURVE) if r["step"] == 0), {})
         measured: dict[str, object] = {

@@ -22,10 +22,10 @@ STATE, RUN, LOG, CURVE = "state.pt", "run.json", "log.jsonl", "curve.jsonl"
 
 
 class RunFolder:
-    """A run's folder at `path`."""
+    """A run's folder at `path`; of several processes, only one `writes`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
 
     @property
     def state(self) -> Path:
@@ -54,6 +54,8 @@ class RunFolder:
     def claim(self, identity: Mapping[str, Any], resume: bool) -> None:
         """`check`, then make the folder and write `run.json`. Raises TrainingError."""
         self.check(identity, resume)
+        if not self.writes:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.path / RUN, json.dumps(identity, indent=2) + "\n")
@@ -66,11 +68,13 @@ class RunFolder:
             trainer.resume(self.state)
         # A run without a state begins afresh, its evaluation before the first update too.
         last = trainer.step if trainer.step else -1
-        for name in (LOG, CURVE):
+        for name in (LOG, CURVE) if self.writes else ():
             _forget_after(self.path / name, last)
 
     def save_state(self, trainer: Trainer) -> None:
         """Write `state.pt`. Raises TrainingError where the disk is full or gone."""
+        if not self.writes:
+            return
         try:
             trainer.save(self.state)
         except (OSError, RuntimeError) as error:
@@ -78,6 +82,8 @@ class RunFolder:
 
     def record(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a line to a log. Raises TrainingError."""
+        if not self.writes:
+            return
         try:
             with (self.path / name).open("a") as log:
                 log.write(json.dumps(row) + "\n")

@@ -35,6 +35,7 @@ from sr3 import results
 from sr3.cards import NON_COMMERCIAL, make_card
 from sr3.cells import Cell
 from sr3.checkpoints import hash_of, load_checkpoint, save_checkpoint
+from sr3.cluster import Cluster, joined
 from sr3.config import SamplerConfig
 from sr3.devices import Device, pick_device
 from sr3.domains import Domain, list_hash, load_domain
@@ -137,15 +138,19 @@ class Study:
         return self.work / run.cell.digest
 
     # ------------------------------------------------------------------------------------- the work
-    def run(self, tasks: Sequence[Task], workers: int, report: Report) -> Iterator[Finished]:
-        """Do the tasks in `workers` processes; a line of progress now and then goes to `report`
-        (of one process; several write theirs to standard error). Raises SR3Error."""
+    def run(
+        self, tasks: Sequence[Task], workers: int, report: Report, ray: str | None = None
+    ) -> Iterator[Finished]:
+        """Do the tasks in `workers` processes, or in the cluster at `ray` (`sr3.cluster`); a line
+        of progress now and then goes to `report` (of one process; several write theirs to
+        standard error). Raises SR3Error."""
         if not tasks:
             return
         began, done = time.monotonic(), 0
         total = sum(len(task.pending) for task in tasks)
-        with _alone(self.work):
-            for task in self._each(tasks, workers, report):
+        with self._cluster(ray) as cluster, _alone(self.work):
+            on_ray = self._on(cluster, tasks) if cluster else None
+            for task in on_ray or self._each(tasks, workers, report):
                 done += len(task.pending)
                 yield Finished(task, done, total, time.monotonic() - began)
             results.compact(self.table)
@@ -170,6 +175,19 @@ class Study:
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def _cluster(self, address: str | None) -> Iterator[Cluster | None]:
+        if address is None:
+            yield None
+            return
+        gpu = {"cpu": False, "auto": None}.get(self.plan.device, True)
+        with joined(address, threads=self.plan.threads, gpu=gpu) as cluster:
+            yield cluster
+
+    def _on(self, cluster: Cluster, tasks: Sequence[Task]) -> Iterator[Task]:
+        for index in cluster.fan_out(perform, [(self, task, _to_stderr) for task in tasks]):
+            yield tasks[index]
 
 
 class _Known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
 def say(message: str) -> None:
-    """A line of progress."""
-    typer.echo(message, err=True)
+    """A line of progress; of several launched processes the first alone says it."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(message, err=True)
 
 
 def duration(seconds: float) -> str:

@@ -30,6 +30,7 @@ from sr3.denoiser import Denoiser
 from sr3.errors import TrainingError
 from sr3.images import Pixels, degrade, enlarge, to_tensor
 from sr3.optimizers import make_optimizers
+from sr3.parallel import Team
 from sr3.schedule import NoiseSchedule
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -57,11 +58,16 @@ class Trainer:
         config: TrainConfig,
         images: Pixels | BatchSource,
         device: torch.device | str = "cpu",
+        team: Team | None = None,
     ) -> None:
-        """`images` are the high-resolution training images (n, h, w, 3) uint8, or give batches.
+        """`images` are the high-resolution training images (n, h, w, 3) uint8, or give batches;
+        `team`: the processes that share each batch (None: this one alone).
 
-        Weights that require no gradient stay as they are. Raises TrainingError for no images.
+        Weights that require no gradient stay as they are. Raises TrainingError for no images,
+        ConfigError for a batch that the team cannot share.
         """
+        self.team = team or Team()
+        self._mine = self.team.mine(config.batch)
         self.source = Epochs(images, config.seed) if isinstance(images, np.ndarray) else images
         self.device = torch.device(device)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -69,6 +75,7 @@ class Trainer:
         self.model, self.config = model, config
         self.schedule = NoiseSchedule(model.schedule)
         self.optimizers = make_optimizers(self.network, config)
+        self._shared = self.team.share(self.network)
         self.step = 0
         self.seconds = 0.0
 
@@ -80,7 +87,7 @@ class Trainer:
             rate = self.learning_rate()
             loss, norm = self._update(rate)
             self.step += 1
-            self.seconds += time.perf_counter() - began
+            self.seconds = self.team.mean(self.seconds + time.perf_counter() - began)
             remaining = self.seconds * (1 / max(self.progress, 1e-9) - 1)
             yield TrainStep(self.step, loss, rate, norm, self.seconds, max(remaining, 0.0))
 
@@ -102,17 +109,20 @@ class Trainer:
     def _update(self, rate: float) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(mixed_seed(self.config.seed, 1, self.step))
         x0, condition = self.batch(generator)
-        level = self.schedule.draw(len(x0), generator, self.config.levels, self._time_range())
-        eps = torch.randn(x0.shape, generator=generator)
+        count = self.config.batch  # the whole batch's draws, of which each process takes its own
+        level = self.schedule.draw(count, generator, self.config.levels, self._time_range())
+        eps = torch.randn((count, *x0.shape[1:]), generator=generator)
+        level, eps = level[self._mine], eps[self._mine]
         x0, condition, eps, level = (part.to(self.device) for part in (x0, condition, eps, level))
-        torch.manual_seed(mixed_seed(self.config.seed, 2, self.step))  # dropout
-        denoiser = Denoiser(self.network, self.model, PRECISIONS[self.config.precision])
+        dropout = self.step * self.team.count + self.team.rank
+        torch.manual_seed(mixed_seed(self.config.seed, 2, dropout))
+        denoiser = Denoiser(self._shared, self.model, PRECISIONS[self.config.precision])
         loss = denoiser.loss(
             x0, condition, level, eps, self.config.loss, self.config.weight_cap
         ).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        value = float(loss.detach())
+        value = self.team.mean(float(loss.detach()))
         if not np.isfinite(value) or not bool(torch.isfinite(norm)):
             raise TrainingError(
                 f"The loss became {value} at update {self.step + 1}: lower the learning rate "
@@ -131,11 +141,12 @@ class Trainer:
         return first, min(last, self.schedule.steps)
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The images of this update and their conditions, each (batch, 3, h, w) in [-1, 1]."""
+        """This process's images of this update and their conditions, (n, 3, h, w) in [-1, 1]."""
         images = self.source(self.step, self.config.batch)
         if self.config.flips:
             flip = (torch.rand(len(images), generator=generator) < 0.5).numpy()
             images = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
+        images = images[self._mine]
         size = self.model.network
         condition = enlarge(degrade(images, size.low_res), size.high_res)
         return to_tensor(images), to_tensor(condition)

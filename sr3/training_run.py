@@ -32,6 +32,7 @@ from sr3.domains import Domain, load_pixels
 from sr3.errors import ConfigError, TrainingError
 from sr3.images import Pixels, degrade, enlarge
 from sr3.metrics import Scorer, mean_scores
+from sr3.parallel import join
 from sr3.pipeline import SuperResolver
 from sr3.run_folder import CURVE, LOG, RunFolder
 from sr3.train import Trainer, TrainStep
@@ -96,9 +97,11 @@ class TrainingRun:
 
         Raises TrainingError for a folder that holds another run, or a run without `resume`.
         """
-        self.plan, self.out, self.folder = plan, plan.out, RunFolder(plan.out)
+        self.team = join(plan.device)
+        self.plan, self.out = plan, plan.out
+        self.folder = RunFolder(plan.out, self.team.writes)
         self.folder.claim(plan.identity, resume)
-        self._device = pick_device(plan.device)
+        self._device = pick_device(self.team.device(plan.device))
         size = plan.model.network.high_res
         if not plan.domain.train:
             raise TrainingError(
@@ -106,7 +109,7 @@ class TrainingRun:
             )
         pixels = load_pixels(plan.domain.train, size)
         self.trainer = Trainer(
-            _network(plan), plan.model, plan.training, pixels, self._device.device
+            _network(plan), plan.model, plan.training, pixels, self._device.device, self.team
         )
         count = min(plan.validation_images, len(plan.domain.validation))
         held = plan.domain.subset("validation", count) if count else ()
@@ -128,7 +131,7 @@ class TrainingRun:
             except GeneratorExit:
                 self.folder.save_state(self.trainer)
                 raise
-            if time.monotonic() - validated > pause:
+            if self.team.writes and time.monotonic() - validated > pause:
                 began = time.monotonic()
                 self.validate()
                 validated = time.monotonic()
@@ -137,7 +140,8 @@ class TrainingRun:
                 self.folder.save_state(self.trainer)
                 saved = time.monotonic()
         self.folder.save_state(self.trainer)
-        self.validate()
+        if self.team.writes:
+            self.validate()
 
     def validate(self) -> dict[str, Any]:
         """Score the moving average as it would be saved; add to the curve, draw, save it."""
@@ -190,7 +194,7 @@ class TrainingRun:
         training = {
             "Command": f"`{plan.command}`",
             "Updates": f"{trainer.step:,} ({done})",
-            "Time": f"{trainer.seconds / 60:.1f} minutes on {self._device.reason}",
+            "Time": f"{trainer.seconds / 60:.1f} minutes on {self.team.title}{self._device.reason}",
             **{f"`{name}`": value for name, value in to_dict(plan.training).items()
                if value is not None},
         }  # fmt: skip

@@ -296,15 +296,15 @@ def losses(out):
 
 def stop_after(monkeypatch, count):
     """Ctrl-C while update `count` is being recorded."""
-    from sr3 import cli
+    from sr3 import cli_training
 
     def line(record):
         if record.step == count:
             signal.raise_signal(signal.SIGINT)
         return f"update {record.step}"
 
-    monkeypatch.setattr(cli, "EVERY", 0.0)
-    monkeypatch.setattr(cli, "progress_line", line)
+    monkeypatch.setattr(cli_training, "EVERY", 0.0)
+    monkeypatch.setattr(cli_training, "progress_line", line)
 
 
 def test_a_stopped_run_resumes_to_the_same_bits(faces, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -145,6 +146,76 @@ def test_two_processes_give_the_same(whole):
     result = study("two", "--workers", 2)
     assert result.exit_code == 0, result.output
     same(table("two"), whole[0])
+
+
+def on_ray(name, address, folder, *more, **settings):
+    """A study on a Ray cluster, from a process of its own, as a user starts it."""
+    environment = ray_environment() | {"PYTHONPATH": str(ROOT)} | settings
+    return subprocess.run(
+        [sys.executable, "-m", "sr3", *words(name, "--ray", address, *more)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+def ray_environment():
+    """This environment with a token for Ray that is nobody's, so that none is made at home."""
+    return os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 64}
+
+
+def test_a_local_ray_cluster_gives_the_same(whole, place):
+    result = on_ray("ray", "local", place)
+    assert result.returncode == 0, result.stderr
+    assert "14 of 14 cells" in result.stderr
+    assert all(" on " in line for line in result.stdout.splitlines()), "answers and nothing else"
+    same(table("ray"), whole[0])
+
+
+def test_a_ray_cluster_that_was_there_gives_the_same(whole, place, tmp_path):
+    """It was started elsewhere, and knows nothing of the study's folder, settings or package."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block",
+               f"--port={port}", "--num-cpus=2", "--include-dashboard=false",
+               "--disable-usage-stats"]  # fmt: skip
+    alien = {k: v for k, v in ray_environment().items() if not k.startswith(("SR3_", "PYTHON"))}
+    cluster = subprocess.Popen(
+        command, cwd=tmp_path, env=alien | {"RAY_worker_niceness": "0"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        assert any("runtime started" in line for line in cluster.stdout)
+        frame = whole[0].assign(created=None, code_commit="before")
+        lost = frame["checkpoint"].str.contains("images=all") & (frame["domain"] == "drawings")
+        results.append(frame[~lost].drop(columns="created"), "there/metrics")
+        result = on_ray("there", f"127.0.0.1:{port}", place, "--resume")
+    finally:
+        cluster.terminate()
+        cluster.communicate(timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "2 of 14 cells" in result.stderr
+    same(table("there"), whole[0])
+
+
+def test_ray_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
+    told = {
+        "nonsense": "auto, local or host:port",
+        "127.0.0.1:1": "No Ray cluster answers at 127.0.0.1:1",
+    }
+    for address, part in told.items():
+        result = study(tmp_path / "x", "--ray", address)
+        assert result.exit_code == 2 and part in result.stderr, result.output
+    with monkeypatch.context() as noted:
+        noted.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of a cluster that is gone
+        result = study(tmp_path / "x", "--ray", "auto")
+    assert result.exit_code == 2 and "127.0.0.1:1" in result.stderr, result.output
+    result = study(tmp_path / "x", "--ray", "local", "--workers", 2)
+    assert result.exit_code == 2 and "not both" in result.stderr
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = study(tmp_path / "x", "--ray", "local")
+    assert result.exit_code == 2
+    assert "pip install -r requirements-scale.txt" in result.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_kill_9_changes_nothing(whole):
