@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from sr3.catalogue import Json, checkpoints, list_domains, print_json
+from sr3.cli_generate import generate
 from sr3.cli_report import report
 from sr3.cli_training import finetune, study, train
 from sr3.errors import SR3Error
@@ -66,6 +67,7 @@ app.command()(train)
 app.command()(finetune)
 app.command()(study)
 app.command()(report)
+app.command()(generate)
 
 
 # -------------------------------------------------------------------------------------- upscale

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"app", "pages"},
     {"sr3.ui", "sr3.cli", "sr3.__main__"},
-    {"sr3.cli_training", "sr3.cli_report"},
+    {"sr3.cli_training", "sr3.cli_report", "sr3.cli_generate"},
     {"sr3"},
     {"sr3.study", "sr3.poster"},
     {"sr3.report"},
@@ -31,7 +31,7 @@ LAYERS = (
     {"sr3.study_plan", "sr3.answers"},
     {"sr3.training_run", "sr3.finetune", "sr3.gap", "sr3.catalogue", "sr3.pull", "sr3.push"},
     {"sr3.run_folder"},
-    {"sr3.train", "sr3.evaluate", "sr3.upscale", "sr3.lora", "sr3.tuning"},
+    {"sr3.train", "sr3.generate", "sr3.evaluate", "sr3.upscale", "sr3.lora", "sr3.tuning"},
     {"sr3.pipeline", "sr3.engine"},
     {"sr3.pretrained"},
     {"sr3.samplers", "sr3.checkpoints", "sr3.hub_card"},

@@ -1,0 +1,52 @@
+"""The command `generate`: faces of people who do not exist."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sr3.catalogue import Json, print_json
+from sr3.terminal import DeviceName, Seed, say
+
+
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder for face-SEED-INDEX.png, 128x128.")],
+    count: Annotated[int, typer.Option(min=1, help="How many faces.")] = 1,
+    checkpoint: Annotated[str, typer.Option(help="The second stage, 16 to 128.")] = "lite",
+    first: Annotated[
+        Path | None, typer.Option(help="Folder of the first stage; else faces-16.")
+    ] = None,
+    low_res: Annotated[
+        bool, typer.Option("--low-res", help="Write the 16x16 faces too: ...-16.png.")
+    ] = False,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    as_json: Json = False,
+) -> None:
+    """Generate faces: a mean colour becomes 16x16 pixels, and these become 128x128."""
+    from sr3.generate import FIRST, load_colours
+    from sr3.generate import generate as make
+    from sr3.images import encode_png
+    from sr3.pipeline import load
+    from sr3.upscale import write_whole
+
+    stage = first or FIRST
+    colours = load_colours(stage)
+    faces = make(load(stage, device), load(checkpoint, device), colours, count, seed)
+    rows, began = [], time.monotonic()
+    for face in faces:
+        path = out / f"face-{seed}-{face.index}.png"
+        write_whole(path, encode_png(face.image))
+        small = out / f"face-{seed}-{face.index}-16.png" if low_res else None
+        if small:
+            write_whole(small, encode_png(face.low_res))
+        say(f"{path} ({time.monotonic() - began:.1f} s)")
+        rows.append({
+            "output": str(path), "low_res": str(small) if small else None, "seed": seed,
+            "index": face.index, "first": stage.name, "checkpoint": checkpoint,
+        })  # fmt: skip
+    if as_json:
+        print_json(rows)
