@@ -7,7 +7,7 @@ from sr3.ui.frame import page
 
 LEAD = (
     "A model that was trained on one domain of faces, measured on others: does it still beat the "
-    "simple ways of enlarging? Each mark is a mean, its bar a 95% interval."
+    "simple ways of enlarging? Each mark is a mean, its bar an interval."
 )
 
 with page("Quality across domains", LEAD):

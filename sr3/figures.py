@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sr3.looks import KINDS, SYMBOLS, Kind, Look
+from sr3.looks import DARK, KINDS, SYMBOLS, Kind, Look
 from sr3.metrics import METRICS
 
 NARROW = 0.75  # of the room between two domains that their marks take
@@ -67,20 +67,28 @@ def grid(
     figure = _figure(_gain_title(metric), look, list(marks))
     reach = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
     figure.add_heatmap(
-        z=values, x=list(range(len(updates))), y=list(range(len(images))), text=texts,
-        hovertext=hover, texttemplate="%{text}", hoverinfo="text", hoverongaps=False,
+        z=values, x=list(range(len(updates))), y=list(range(len(images))),
+        hovertext=hover, hoverinfo="text", hoverongaps=False,
         showscale=False, colorscale=look.colourscale, zmin=-reach, zmax=reach, xgap=2,
         ygap=2,
     )  # fmt: skip
-    for (name, (count, column)), symbol in zip(
-        marks.items(), ("star", "circle-open"), strict=False
-    ):
+    rows, columns = np.nonzero(np.isfinite(values))
+    shades = [look.readable(values[place] / reach) for place in zip(rows, columns, strict=True)]
+    figure.add_scatter(  # not the heat map's own text, which is too faint on middling blues
+        x=columns, y=rows, text=texts[rows, columns], mode="text", textfont={"color": shades},
+        hoverinfo="skip", showlegend=False,
+    )  # fmt: skip
+    corners = (("star", 0.38), ("circle", -0.38))  # of a cell: both may be the same one
+    for (name, (count, column)), (symbol, aside) in zip(marks.items(), corners, strict=False):
         if count in images and column in updates:
             # Above the cell's number: its place on the axis is that of the row, and a bit.
             figure.add_scatter(
-                x=[updates.index(column) + 0.38], y=[images.index(count) + 0.32], name=name,
+                x=[updates.index(column) + aside], y=[images.index(count) + 0.32], name=name,
                 mode="markers", hoverinfo="name",
-                marker={"symbol": symbol, "size": 11, "color": look.text, "line": {"width": 2}},
+                marker={
+                    "symbol": symbol, "size": 12, "color": look.palette[-1],
+                    "line": {"width": 1.5, "color": DARK},
+                },
             )  # fmt: skip
     _ticks(figure.update_xaxes, [f"{k:,}" for k in updates], title="updates")
     _ticks(figure.update_yaxes, images)

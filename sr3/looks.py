@@ -41,6 +41,7 @@ SYMBOLS: dict[Kind, str] = {
     "range": "triangle-up", "replay": "diamond", "lora": "cross", "spliced": "pentagon",
     "interpolated": "hexagon", "scratch": "triangle-down", "other": "hourglass",
 }  # fmt: skip
+LIGHT, DARK = "#FFFFFF", "#0B1118"  # on coloured grounds
 MOST = 4096  # images, at which the ramp ends
 
 
@@ -101,6 +102,14 @@ class Look:
             "line": {"color": self.text, "width": 1},
         }  # fmt: skip
 
+    def readable(self, share: float) -> str:
+        """White or near black, whichever reads better on the diverging scale at -1..1."""
+        last = len(self.diverging) - 1
+        place = min(max((share + 1) / 2, 0.0), 1.0) * last
+        left = min(int(place), last - 1)
+        ground = mixed(self.diverging[left], self.diverging[left + 1], place - left)
+        return max((LIGHT, DARK), key=lambda ink: contrast(ink, ground))
+
     @property
     def colourscale(self) -> list[tuple[float, str]]:
         """The diverging scale as Plotly takes it."""
@@ -118,6 +127,18 @@ def look(scheme: Scheme) -> Look:
         part["grayTextColor"], part["borderColor"], tuple(theme["chartCategoricalColors"]),
         tuple(theme["chartDivergingColors"]),
     )  # fmt: skip
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def mixed(one: str, other: str, share: float) -> str:

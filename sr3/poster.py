@@ -13,6 +13,8 @@ import tempfile
 from html import escape
 from pathlib import Path
 
+import plotly.graph_objects as go
+
 from sr3 import answers, charts
 from sr3.answers import Contrast
 from sr3.charts import Chart
@@ -28,6 +30,8 @@ BROWSERS = (
     "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
     "microsoft-edge",
 )  # fmt: skip
+WIDTH, HEIGHT = 610, 370  # pixels of a figure, before the style sheet enlarges it
+LONG = 15  # characters: longer names stand two abreast
 PATIENCE = 180  # seconds for the browser
 SCRIPTS = 20_000  # milliseconds of the page's own time for its figures
 METHOD = (
@@ -46,8 +50,7 @@ def html(story: Story) -> str:
     target = story.targets[0] if story.targets else "another domain"
     method = "".join(f"<p>{escape(line)}</p>" for line in METHOD)
     rows = [
-        _row(number, question, sentences, shown)
-        for number, (question, sentences, shown) in enumerate(_answers(story, target, colours), 1)
+        _panel(number, *answer) for number, answer in enumerate(_answers(story, target, colours), 1)
     ]
     absent = "" if story.targets else f"{NO_STUDY} "
     body = (
@@ -60,33 +63,26 @@ def html(story: Story) -> str:
     return page(TITLE, "poster.css", body, colours)
 
 
-Answered = tuple[str, list[str], list[tuple[Chart, int]]]
+Answered = tuple[str, list[str], Chart, int]
 
 
 def _answers(story: Story, target: str, colours: Look) -> list[Answered]:
-    """Each question with its headline sentences and two figures, as (chart, which of its own)."""
+    """Each question with its headline sentences and a figure, as a chart and which of its own."""
     metric = main_metric(story)
     first = story.metrics.index(metric) if metric else 0
-    quality, grid = charts.quality(story, colours), charts.grid(story, colours, target)
-    curves = charts.curves(story, colours, target, target)
-    ranges = charts.ranges(story, colours, target, target)
-    chain, trade = charts.chain(story, colours), charts.trade(story, colours, target)
-    domains = list(dict.fromkeys(chain.data["domain"]))
-    ours = domains.index(target) if target in domains else 0
-    ends = {story.source, target, *story.domains[-1:]}
-    generalizes = [
-        each.sentence
-        for each in (transfers(story, metric) if metric else [])
-        if each.domain in ends
-    ]
+    grid = charts.grid(story, colours, target)
+    ranges, chain = charts.ranges(story, colours, target, target), charts.chain(story, colours)
+    trade = charts.trade(story, colours, target)
+    known = transfers(story, metric) if metric else []
+    told = {story.source, target} if story.targets else {each.domain for each in known}
+    generalizes = [each.sentence for each in known if each.domain in told]
     fading = [each.sentence for each in fadings(story, chain.data) if each.domain == target]
     return [
-        ("Does it generalize?", generalizes, [(quality, first), (quality, 0)]),
-        ("How little is enough?", [*grid.sentences, *curves.sentences],
-         [(grid, first), (curves, first)]),
+        ("Does it generalize?", generalizes, charts.quality(story, colours), first),
+        ("How little is enough?", [*grid.sentences], grid, first),
         ("Must all time steps be tuned?", [*_range_headlines(story, target), *fading],
-         [(ranges, first), (chain, ours)]),
-        ("What does it cost?", list(trade.sentences), [(trade, first), (trade, 0)]),
+         ranges, first),
+        ("What does it cost?", [*trade.sentences], trade, first),
     ]  # fmt: skip
 
 
@@ -103,20 +99,25 @@ def _range_headlines(story: Story, target: str) -> list[str]:
     return [each.sentence for each in dict.fromkeys([*ranked[:1], *ranked[-1:]])]
 
 
-def _row(number: int, question: str, sentences: list[str], shown: list[tuple[Chart, int]]) -> str:
-    missing = next((chart.missing for chart, _ in shown if chart.missing), "")
-    drawn = [
-        f'<div class="plot">{figure(chart.figures[which], f"plot-{number}-{k}", False)}</div>'
-        for k, (chart, which) in enumerate(shown)
-        if len(chart.figures) > which
-    ]
-    if missing:
-        drawn.append(f'<p class="missing">{prose(missing)}</p>')
+def _panel(number: int, question: str, sentences: list[str], chart: Chart, which: int) -> str:
+    drawn = f'<p class="missing">{prose(chart.missing)}</p>'
+    if chart.figures:
+        shown = figure(_fitted(chart.figures[which]), f"plot-{number}", interactive=False)
+        drawn = f'<div class="plot">{shown}</div>'
     title = f"<h2><span>Question {number}</span>{escape(question)}</h2>"
-    return (
-        f'<section><div>{title}{items(sentences)}</div><div class="figures">{"".join(drawn)}</div>'
-        "</section>"
-    )
+    return f"<section>{title}{items(sentences)}{drawn}</section>"
+
+
+def _fitted(drawn: go.Figure) -> go.Figure:
+    """A figure of the poster's size, its legend in columns."""
+    names = [trace.name for trace in drawn.data if trace.name]
+    columns = 2 if max(map(len, names), default=0) > LONG else 4
+    room = 20 * (1 + -(-len(names) // columns))
+    return go.Figure(drawn).update_layout(
+        width=WIDTH, height=HEIGHT, margin={"b": 20 + room}, legend_orientation="h",
+        legend_entrywidth=0.96 / columns, legend_entrywidthmode="fraction",
+        legend_font_size=11,
+    )  # fmt: skip
 
 
 def write(story: Story, out: Path) -> Path:
