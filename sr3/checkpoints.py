@@ -353,7 +353,7 @@ def save_checkpoint(
         (partial / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
         (partial / CARD).write_text(card)
         if isinstance(config, ModelConfig) or config.kind == "delta":
-            stored = {k: v.detach().to("cpu", dtype).contiguous() for k, v in weights.items()}
+            stored = {name: _as_stored(tensor, dtype) for name, tensor in weights.items()}
             _write_weights(partial, stored)
         shutil.rmtree(before, ignore_errors=True)
         if path.exists():
@@ -366,6 +366,12 @@ def save_checkpoint(
             before.rename(path)
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise CheckpointError(f"{path} cannot be written: {reason}.") from error
+
+
+def _as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """On the CPU, floating point numbers as `dtype`."""
+    kept = dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", kept).contiguous()
 
 
 def _write_shard(tensors: dict[str, Tensor], file: Path) -> None:

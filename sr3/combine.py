@@ -2,7 +2,8 @@
 
 `config.json` of such a folder is a `Recipe`; its parents are named and hashed, never copied:
 
-    delta         parent + what fine-tuning changed (float16 differences or low-rank factors)
+    delta         parent + what fine-tuning changed (float16 or 8-bit differences, or low-rank
+                  factors)
     spliced       the parent for noise levels above time step `step` (noisier), the tuned one at
                   and below it, an image at a time
     interpolated  parent + weight (tuned - parent), any weight (WiSE-FT, 2109.01903)
@@ -28,6 +29,8 @@ from sr3.schedule import NoiseSchedule
 
 Kind = Literal["delta", "spliced", "interpolated"]
 LEFT, RIGHT = ".left", ".right"  # a change's low-rank factors, behind the weight's own name
+SCALE = ".scale"  # of an 8-bit change's steps, a number an output channel, in units of UNIT
+UNIT = 2.0**-16  # float16 has few numbers as small as a step
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,28 @@ def difference(parent: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dic
     return {name: change for name, change in changes.items() if bool(change.any())}
 
 
+def quantize(delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A change in half the bytes: matrices and kernels as int8, with a scale an output channel.
+
+    The error of an entry is at most half a step, 1/254 of its channel's greatest change.
+    """
+    small: dict[str, Tensor] = {}
+    for name, change in delta.items():
+        if change.ndim < 2 or name.endswith((LEFT, RIGHT)) or change.dtype == torch.int8:
+            small[name] = change
+            continue
+        # Through the precision that it is stored in, so that steps and scale belong together.
+        scale = (change.float().flatten(1).abs().amax(dim=1) / 127 / UNIT).clamp(min=1e-4).half()
+        small[name] = (change.float() / _along(scale, change)).round().clamp(-127, 127).char()
+        small[name + SCALE] = scale
+    return small
+
+
+def _along(scale: Tensor, change: Tensor) -> Tensor:
+    """The size of a step of each output channel, in the shape that multiplies a change."""
+    return UNIT * scale.float().view(-1, *[1] * (change.ndim - 1))
+
+
 def add_delta(
     parent: Mapping[str, Tensor], delta: Mapping[str, Tensor], what: str
 ) -> dict[str, Tensor]:
@@ -107,13 +132,20 @@ def add_delta(
     weights = dict(parent)
     lefts = {name.removesuffix(LEFT) for name in delta if name.endswith(LEFT)}
     rights = {name.removesuffix(RIGHT) for name in delta if name.endswith(RIGHT)}
-    plain = {name for name in delta if not name.endswith((LEFT, RIGHT))}
-    odd = sorted((lefts ^ rights) | (lefts & plain) | ((lefts | plain) - set(parent)))
+    plain = {name for name in delta if not name.endswith((LEFT, RIGHT, SCALE))}
+    scaled = {name.removesuffix(SCALE) for name in delta if name.endswith(SCALE)}
+    coarse = {name for name in plain if delta[name].dtype == torch.int8}
+    odd = sorted(
+        (lefts ^ rights) | (lefts & plain) | ((lefts | plain) - set(parent)) | (scaled ^ coarse)
+    )
     if odd:
         raise CheckpointError(f"{what} does not fit its parent: {odd[0]} is not a change of it.")
     try:
         for name in plain:
-            weights[name] = parent[name] + _shaped(delta[name].float(), parent[name])
+            change = _shaped(delta[name].float(), parent[name])
+            if name in scaled:
+                change = change * _along(delta[name + SCALE], change)
+            weights[name] = parent[name] + change
         for name in lefts:
             product = delta[name + LEFT].float() @ delta[name + RIGHT].float()
             flat = _shaped(product, parent[name].flatten(1))

@@ -21,7 +21,7 @@ from sr3.checkpoints import (
     weights_hash,
 )
 from sr3.cli import app
-from sr3.combine import Recipe, Spliced, add_delta, difference
+from sr3.combine import Recipe, Spliced, add_delta, difference, quantize
 from sr3.config import ModelConfig
 from sr3.errors import CheckpointError, ConfigError
 from sr3.presets import MODELS
@@ -158,6 +158,48 @@ def test_a_delta_is_the_tuned_weights_within_its_rounding(pair):
         allowed = change * 2**-11 + 2**-25 + one[name].double().abs() * 2**-23
         assert bool(((tensor.double() - other[name].double()).abs() <= allowed).all()), name
     assert any(not torch.equal(found[name], other[name]) for name in found)
+
+
+def test_eight_bits_are_within_half_a_step(pair):
+    one, other = (load_file(pair / name / "model.safetensors") for name in ("parent", "tuned"))
+    change = {name: (other[name] - one[name]) * 1e-3 for name in one}  # as small as a fine-tune's
+    small = quantize({name: tensor.half() for name, tensor in change.items()})
+    kernels = {name for name, tensor in small.items() if tensor.dtype == torch.int8}
+    assert kernels == {name for name in one if one[name].ndim > 1}
+    found = add_delta(
+        one, {k: v.half() if v.is_floating_point() else v for k, v in small.items()}, ""
+    )
+    for name, tensor in found.items():
+        error = (tensor.double() - one[name].double() - change[name].double()).abs()
+        if name in kernels:
+            most = change[name].double().flatten(1).abs().amax(dim=1)
+            step = most.view(-1, *[1] * (error.ndim - 1)) / 127
+            assert bool((error <= 0.51 * step + 1e-7).all()), name
+            assert bool((error > 0.1 * step).any()), "it is rounded"
+        else:
+            assert float(error.max()) < 1e-6
+    with pytest.raises(CheckpointError, match="does not fit its parent"):
+        add_delta(one, {k: v for k, v in small.items() if not k.endswith(".scale")}, "it")
+
+
+def test_a_fine_tune_shrinks_to_half(pair, tmp_path):
+    one, other = (load_file(pair / name / "model.safetensors") for name in ("parent", "tuned"))
+    recipe = Recipe("delta", (as_parent(str(pair / "parent"), pair / "whole"),), model=CONFIG)
+    save_checkpoint(pair / "whole", recipe, difference(one, other), "# A card\n\n## Licence\n")
+    out = pair / "deep" / "small"
+    done = call("checkpoints", "shrink", pair / "whole", "--out", out)
+    assert done.exit_code == 0, done.output
+    sizes = [(path / "model.safetensors").stat().st_size for path in (pair / "whole", out)]
+    assert sizes[1] < 0.65 * sizes[0], "of this tiny network, much is names"
+    large, small = (load_checkpoint(path)[1].state_dict() for path in (pair / "whole", out))
+    name = "middle.0.conv1.weight"
+    gap = (large[name] - small[name]).abs().max() / (large[name] - one[name]).abs().max()
+    assert 0 < gap < 1 / 200
+    assert hash_of(pair / "whole")[:12] in (out / "README.md").read_text()
+    assert "no change to a parent" in refusal(
+        call("checkpoints", "shrink", pair / "parent", "--out", tmp_path / "no")
+    )
+    assert "exists" in refusal(call("checkpoints", "shrink", pair / "whole", "--out", out))
 
 
 def test_factors_are_multiplied(pair):
