@@ -1,0 +1,143 @@
+"""What a visitor takes home: a card, an animation, a film. Bytes in memory, never files.
+
+Invariants: pictures are uint8 RGB (h, w, 3); what is written holds pixels alone (no EXIF, no
+place, no time); the same input gives the same bytes of a card and a GIF; the film goes through
+pipes, so no picture of a visitor ever lies on a disk.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sr3.errors import SR3Error
+from sr3.images import Pixels, encode_png
+
+SIDE = 384  # of a picture on a card and in a film, pixels
+GAP, MARGIN = 24, 40
+GROUND, INK, FAINT, MARK = (252, 251, 248), (27, 37, 48), (90, 96, 104), (0, 114, 178)
+HOLD = 1.5  # seconds that the last frame stays
+FILM_TIMEOUT = 60  # seconds
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture on a card."""
+
+    title: str
+    pixels: Pixels
+    note: str = ""
+    crisp: bool = False  # enlarge without smoothing
+
+
+def card(pictures: Sequence[Shown], title: str, lines: Sequence[str]) -> bytes:
+    """A PNG with the pictures side by side, their captions, and what made them under them."""
+    width = 2 * MARGIN + len(pictures) * SIDE + (len(pictures) - 1) * GAP
+    small, bold = _font(22), _font(26)
+    wrapped = [part for line in lines for part in _wrap(line, small, width - 2 * MARGIN)]
+    top = MARGIN + 64
+    height = top + SIDE + 84 + 32 * len(wrapped) + MARGIN
+    sheet = Image.new("RGB", (width, height), GROUND)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((MARGIN, MARGIN), title, INK, _font(36))
+    for place, shown in enumerate(pictures):
+        left = MARGIN + place * (SIDE + GAP)
+        sheet.paste(Image.fromarray(_scaled(shown.pixels, SIDE, shown.crisp)), (left, top))
+        pen.text((left, top + SIDE + 8), _fit(shown.title, bold, SIDE), INK, bold)
+        pen.text((left, top + SIDE + 42), _fit(shown.note, small, SIDE), FAINT, small)
+    for number, line in enumerate(wrapped):
+        pen.text((MARGIN, top + SIDE + 88 + 32 * number), line, FAINT, small)
+    pen.rectangle((0, 0, width, 8), MARK)
+    return encode_png(np.asarray(sheet))
+
+
+def film_strip(rows: Sequence[Sequence[Pixels]], side: int = SIDE) -> list[Pixels]:
+    """Frames (h, w, 3) with the pictures of each row beside one another; `rows` one a frame.
+
+    Even sides, as the film's colour format needs.
+    """
+    side += side % 2
+    return [np.concatenate([_scaled(each, side, False) for each in row], axis=1) for row in rows]
+
+
+def gif(frames: Sequence[Pixels], seconds: float = 2.0) -> bytes:
+    """An endless GIF of about `seconds`, and a rest on its last frame. Raises SR3Error if empty."""
+    _check(frames)
+    images = [Image.fromarray(frame) for frame in frames]
+    # One palette for all frames, so that colours do not flicker: of the first, middle and last.
+    few = [frames[0], frames[len(frames) // 2], frames[-1]]
+    palette = Image.fromarray(np.concatenate(few)).quantize(255, Image.Quantize.MEDIANCUT)
+    flat = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    shown = max(round(1000 * seconds / len(frames)), 20)
+    out = io.BytesIO()
+    flat[0].save(
+        out, "GIF", save_all=True, append_images=flat[1:], loop=0, disposal=1,
+        duration=[shown] * (len(flat) - 1) + [round(1000 * HOLD)],
+    )  # fmt: skip
+    return out.getvalue()
+
+
+def mp4(frames: Sequence[Pixels], seconds: float = 2.0) -> bytes:
+    """An H.264 film that browsers and phones play. Raises SR3Error where it cannot be made."""
+    _check(frames)
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe  # late: only who asks for a film pays for it
+    except ImportError as error:
+        raise SR3Error("A film needs a package: `pip install imageio-ffmpeg`.") from error
+    height, width = frames[0].shape[:2]
+    rate = max(len(frames) / seconds, 1)
+    rest = [frames[-1]] * round(rate * HOLD)
+    command = [
+        get_ffmpeg_exe(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
+        "-s", f"{width}x{height}", "-r", f"{rate:.4f}", "-i", "pipe:0", "-an",
+        "-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-pix_fmt", "yuv420p",
+        "-r", "25", "-threads", "1", "-map_metadata", "-1", "-fflags", "+bitexact",
+        "-movflags", "frag_keyframe+empty_moov+default_base_moof", "-f", "mp4", "pipe:1",
+    ]  # fmt: skip
+    data = b"".join(np.ascontiguousarray(frame).tobytes() for frame in [*frames, *rest])
+    try:
+        done = subprocess.run(
+            command, input=data, capture_output=True, timeout=FILM_TIMEOUT, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SR3Error("The film could not be made here: take the GIF instead.") from error
+    return done.stdout
+
+
+def _check(frames: Sequence[Pixels]) -> None:
+    if not frames or any(frame.shape != frames[0].shape for frame in frames):
+        raise SR3Error("An animation needs frames, all of one size: run the chain first.")
+
+
+def _scaled(pixels: Pixels, side: int, crisp: bool) -> Pixels:
+    how = Image.Resampling.NEAREST if crisp else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(pixels).resize((side, side), how))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    lines, line = [], ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width:
+            lines.append(line)
+            longer = word
+        line = longer
+    return [*lines, line] if line else lines
