@@ -122,7 +122,7 @@ def ranges(story: Story, look: Look, target: str, domain: str) -> Chart:
         figures=tuple(figures.ranges(view, m, domain, whole, look) for m in story.metrics),
         sentences=first,
         more=rest,
-        caption=f"Time steps count noise: 0 is the clean image. {caption}",
+        caption=f"Time steps count noise: the first ones are near the clean image. {caption}",
     )
 
 

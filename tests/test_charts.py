@@ -1,0 +1,339 @@
+"""Views, figures and the report, from a made-up table whose every mean is known."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import sr3.checkpoints
+from sr3 import charts, figures, poster, report, results
+from sr3.answers import answer_all, range_effects
+from sr3.cli import app
+from sr3.looks import SYMBOLS, contrast, look, mixed
+from sr3.observations import fadings, flattening, transfers
+from sr3.views import Story, parents, source_of
+from tests import study_table as made
+from tests.app_server import make_checkpoints
+
+ROOT = Path(__file__).resolve().parent.parent
+LIGHT = look("light")
+OF_TARGET = ("grid", "curves", "ranges", "trade", "scratch")
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("tables")
+    return {k: made.write(folder / k, k) for k in ("empty", "parent", "partial", "whole")}
+
+
+def told(path: Path, source: str | None = made.SOURCE) -> Story:
+    table = results.read(path)
+    names = parents(table)
+    return Story(table, names[0] if names else "", source if names else None)
+
+
+@pytest.fixture(scope="module")
+def story(tables) -> Story:
+    return told(tables["whole"])
+
+
+def every_chart(story: Story) -> list[charts.Chart]:
+    target = made.TARGET
+    return [
+        charts.quality(story, LIGHT), charts.grid(story, LIGHT, target),
+        charts.curves(story, LIGHT, target, target), charts.scratch(story, LIGHT, target),
+        charts.ranges(story, LIGHT, target, made.SOURCE), charts.chain(story, LIGHT),
+        charts.index(story, LIGHT), charts.trade(story, LIGHT, target),
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- views
+def test_gains_are_those_that_were_put_in(story):
+    view = story.gains(made.TARGET, [made.TARGET, made.SOURCE])
+    assert len(view) == 3 * 2 * len(made.COUNTS) * len(made.UPDATES)
+    counts = {"all images": None, "16 images": 16, "1 image": 1}
+    for row in view.to_dict("records"):
+        cell = made.plain(counts[row["images"]], row["updates"])
+        expected = made.gain(cell, row["domain"]) * made.SCALE[row["metric"]]
+        assert row["gain"] == pytest.approx(expected, abs=1e-12)
+        assert row["low"] <= row["gain"] + 1e-9 and row["high"] >= row["gain"] - 1e-9
+        assert row["n"] == made.IMAGES and row["seeds"] == 2
+
+
+def test_ranges_stand_beside_the_whole_chain(story):
+    view = story.gains(made.TARGET, [made.TARGET], ranges=True)
+    assert set(view["range"]) == {"0:2000", "0:500", "1500:2000"}
+    assert set(view["images"]) == {"all images"}  # no range was tried with fewer
+    half = view[view["metric"] == "psnr"].set_index(["range", "updates"])["gain"]
+    assert half["0:500", 100] == pytest.approx(0.5) and half["0:2000", 100] == pytest.approx(1.0)
+
+
+def test_quality_is_of_absolute_means_with_baselines_first(story):
+    view = story.quality(story.highlights)
+    part = view[(view["metric"] == "lpips") & (view["domain"] == made.TARGET)]
+    means = part.set_index("checkpoint")["mean"]
+    difficulty = 0.1 * np.arange(made.IMAGES).mean()
+    assert list(means.index[:3]) == ["bicubic enlargement", "one-step regression", "tiny (parent)"]
+    for label, effect in zip(means.index[:3], (-1.0, -0.5, 0.0), strict=True):
+        assert means[label] == pytest.approx(0.4 - 0.1 * (effect + difficulty))
+    assert means["all images, 100 updates"] == pytest.approx(0.4 - 0.1 * (1.0 + difficulty))
+    assert list(dict.fromkeys(view["domain"])) == [made.SOURCE, "celebahq", "ffhq", made.TARGET]
+
+
+def test_numbers_over_other_files_are_not_mixed(tables, tmp_path):
+    rows = pd.DataFrame(made.rows(made.cells()[:2]))
+    old = rows[(rows["checkpoint"] == made.PARENT) & rows["metric"].isin(made.BASE)].copy()
+    old["file_list_hash"], old["value"] = "another list", old["value"] + 5
+    results.append(pd.concat([rows, old]), tmp_path)
+    view = told(tmp_path).quality(["tiny (parent)"])
+    clean = told(tables["whole"]).quality(["tiny (parent)"])
+    assert np.allclose(view["mean"], clean["mean"])
+
+
+def test_trades_are_gain_and_change_without_from_scratch(story):
+    view = story.trades(made.TARGET)
+    psnr = view[view["metric"] == "psnr"].set_index("checkpoint")
+    replayed = psnr.loc["16 images, 100 updates, replay 0.25"]
+    assert (replayed["gain"], replayed["change"]) == (pytest.approx(0.95), pytest.approx(-0.095))
+    assert replayed["kind"] == "replay" and replayed["front"]
+    assert psnr.loc["tiny-spliced-500", "kind"] == "spliced"
+    assert not psnr.loc["16 images, 100 updates", "front"]  # replay gains as much, forgets less
+    assert "scratch" not in set(view["kind"])
+    assert len(psnr.loc["all images, 100 updates", "names"].split("\n")) == 2
+
+
+def test_the_gap_is_a_ratio_of_errors_and_is_told(story):
+    view = story.gap()
+    ratios = view.set_index(["domain", "time"])["ratio"]
+    for number, domain in enumerate(made.DOMAINS[1:], 1):
+        for time in made.TIMES:
+            assert ratios[domain, time] == pytest.approx(1 + number * 10 / time)
+    said = {each.domain: each.sentence for each in fadings(story, view)}
+    assert said[made.TARGET].endswith("the gap fades with the noise.")
+    index = story.index().set_index("domain")["index"]
+    assert index[made.SOURCE] == 0 and index[made.TARGET] == 3
+
+
+def test_a_gap_under_a_folders_name_is_known_by_its_weights(tmp_path):
+    cell = made.cells()[0]
+    rows = pd.DataFrame(made.rows([cell]))
+    tuned = rows[rows["metric"].str.startswith("x0_mae")].copy()
+    digest = rows.loc[rows["checkpoint"] == str(cell), "checkpoint_hash"].iloc[0]
+    tuned["checkpoint"], tuned["checkpoint_hash"] = "step-000010", digest
+    results.append(pd.concat([rows, tuned]), tmp_path)
+    assert "1 image, 10 updates" in set(told(tmp_path).gap()["checkpoint"])
+
+
+def test_observations(story):
+    wins = transfers(story, "lpips")
+    assert [each.difference.mean for each in wins] == pytest.approx([0.1, 0.05] * 4)
+    assert all(" beats " in each.sentence for each in wins)
+    last = flattening(story, "psnr", made.TARGET, made.TARGET)
+    assert last is not None and last.updates == (10, 100)
+    assert last.difference.mean == pytest.approx(0.5) and last.images == "all images"
+    assert "more still helps" in last.sentence
+
+
+def test_parent_and_source_come_from_table_and_registry(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(sr3.checkpoints, "ROOT", make_checkpoints(tmp_path))
+    table = results.read(tables["whole"])
+    assert parents(table) == [made.PARENT] and source_of(table, made.PARENT) == made.SOURCE
+    assert source_of(table, "stranger") is None
+    assert parents(results.read(tables["parent"])) == [made.PARENT]
+
+
+# ----------------------------------------------------------------------------------------- figures
+def test_the_heat_map_holds_the_view_and_marks_the_least(story):
+    chart = charts.grid(story, LIGHT, made.TARGET)
+    heat, numbers, best, least = chart.figures[story.metrics.index("psnr")].data
+    expected = [
+        [made.gain(made.plain(n, k), made.TARGET) for k in made.UPDATES] for n in (1, 16, None)
+    ]
+    assert np.allclose(np.array(heat.z, float), expected)
+    assert np.allclose([float(text) for text in numbers.text], np.ravel(expected), atol=0.0051)
+    assert (round(best.x[0]), round(best.y[0])) == (1, 2)  # all images, 100 updates
+    assert (round(least.x[0]), round(least.y[0])) == (1, 1)  # 16 images reach 0.95 of it
+
+
+def test_bars_are_the_intervals(story):
+    view = story.quality(["tiny (parent)"])
+    drawn = figures.quality(view, "psnr", {}, LIGHT).data[0]
+    part = view[view["metric"] == "psnr"]
+    assert np.allclose(np.add(drawn.y, drawn.error_y.array), part["high"])
+    assert np.allclose(np.subtract(drawn.y, drawn.error_y.arrayminus), part["low"])
+    assert all(f"n = {made.IMAGES} images, 1 seed" in text for text in drawn.text)
+
+
+def test_trade_figure_has_front_kinds_and_labels(story):
+    drawn = charts.trade(story, LIGHT, made.TARGET, "tiny-spliced-500").figures[0]
+    by_name = {trace.name: trace for trace in drawn.data}
+    assert {"Pareto front", "parent", "with replay", "LoRA", "spliced"} <= set(by_name)
+    assert list(by_name["Pareto front"].x) == sorted(by_name["Pareto front"].x)
+    assert list(by_name["spliced"].customdata) == ["tiny-spliced-500"]
+    assert by_name["spliced"].marker.size[0] > by_name["LoRA"].marker.size[0]
+
+
+def test_a_checkpoint_has_one_colour_everywhere(story):
+    few = story.quality(["all images, 100 updates"])
+    many = story.quality(list(story.identities))
+    label = "all images, 100 updates"
+    colours = [
+        next(t for t in figures.quality(v, "ssim", {label: None}, LIGHT).data if t.name == label)
+        for v in (few, many)
+    ]
+    assert colours[0].marker.color == colours[1].marker.color == LIGHT.colour("plain")
+    assert len(set(SYMBOLS.values())) == len(SYMBOLS)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_lines_and_numbers_can_be_read_on_their_ground(scheme):
+    colours = look(scheme)
+    for images in (1, 16, 256, None):
+        assert contrast(colours.colour("plain", images), colours.background) >= 3
+    for share in np.linspace(-1, 1, 21):
+        place = (share + 1) / 2 * (len(colours.diverging) - 1)
+        left = min(int(place), len(colours.diverging) - 2)
+        ground = mixed(colours.diverging[left], colours.diverging[left + 1], place - left)
+        assert contrast(colours.readable(share), ground) >= 4.5
+    assert contrast("#FFFFFF", "#000000") == pytest.approx(21)
+
+
+@pytest.mark.parametrize("kind", ["empty", "parent", "partial", "whole"])
+def test_every_chart_is_drawn_or_says_what_is_missing(tables, kind):
+    drawn = every_chart(told(tables[kind]))
+    for chart in drawn:
+        assert bool(chart.figures) != bool(chart.missing)
+        assert chart.missing or (chart.caption and len(chart.data) and chart.sentences)
+        assert not chart.missing or chart.missing.endswith("measures it.")
+    counts = {"empty": 0, "parent": 1, "partial": 4, "whole": 8}
+    assert sum(bool(chart.figures) for chart in drawn) == counts[kind]
+
+
+def test_charts_say_what_the_answers_say(story):
+    said = " ".join(s for c in every_chart(story) for s in (*c.sentences, *c.more))
+    for answer in answer_all(story.table, made.PARENT, made.SOURCE):
+        domain = getattr(answer, "domain", None)
+        if domain != made.TARGET or "time steps" not in answer.sentence:  # ranges: on the source
+            assert answer.sentence in said
+    for answer in range_effects(story.study, "ssim", made.TARGET, made.SOURCE):
+        assert answer.sentence in said
+
+
+# ------------------------------------------------------------------------------------------ report
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"\d+(?:[.,]\d+)*", text))
+
+
+def list_items(page: str) -> list[str]:
+    return [unescape(re.sub(r"<[^>]+>", "", each)) for each in re.findall(r"<li>(.*?)</li>", page)]
+
+
+def assert_alone(page: str) -> None:
+    """Nothing in the page's own markup asks for another file."""
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert re.findall(r"(?:src|href)=[\"'](?!data:)", markup) == []
+    assert "@import" not in markup and "url(" not in markup and "<link" not in markup
+    assert re.findall(r"<script[^>]+src", page) == []
+    assert page.count("plotly.js v") == 1
+
+
+@pytest.mark.parametrize("kind", ["empty", "partial", "whole"])
+def test_the_report_is_one_file_and_every_number_is_an_answers(tables, kind):
+    story = told(tables[kind])
+    page = report.html(story)
+    assert_alone(page)
+    assert ("The table holds no study yet" in page) == (kind == "empty")
+    known = {s for _, part in report.sections(story, LIGHT) for c in part
+             for s in (*c.sentences, *c.more)}  # fmt: skip
+    said = list_items(page)
+    assert len(said) >= len(known)
+    allowed = set().union(*map(numbers, known), numbers(" ".join(report.LIMITS)))
+    assert set().union(*map(numbers, said)) <= allowed
+
+
+def test_the_poster_tells_the_four_answers(tables, story):
+    page = poster.html(story)
+    assert_alone(page)
+    assert page.count("Plotly.newPlot(") - page.split("<body>")[0].count("Plotly.newPlot(") == 4
+    least = charts.grid(story, LIGHT, made.TARGET).sentences[0]
+    assert least.replace("'", "&#x27;") in page and "Limits." in page
+    empty = poster.html(told(tables["empty"]))
+    assert "The table holds no study yet" in empty and empty.count('class="missing"') == 4
+
+
+def test_without_a_browser_the_page_is_written_and_one_sentence_says_why(
+    tables, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SR3_CHROMIUM", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    arguments = ["report", "--out", str(tmp_path / "out"), "--table", str(tables["empty"])]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    assert "no Chromium or Chrome is on the PATH" in done.stderr and not done.stdout
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.html", "poster.html"}
+
+
+def test_a_wrong_choice_is_one_sentence(tables, tmp_path):
+    for name, value in (("--checkpoint", "nobody"), ("--source", "nowhere")):
+        arguments = ["--out", str(tmp_path / "no"), "--table", str(tables["whole"]), name, value]
+        done = CliRunner().invoke(app, ["report", *arguments])
+        assert done.exit_code == 2 and done.stderr.count("\n") == 1
+        assert value in done.stderr and not (tmp_path / "no").exists()
+
+
+@pytest.mark.browser
+def test_the_poster_is_one_a1_sheet(tables, tmp_path):
+    if poster.find_browser() is None:
+        if os.environ.get("SR3_REQUIRE_BROWSER") == "1":
+            pytest.fail("Chromium is missing: install it, or set SR3_CHROMIUM.")
+        pytest.skip("no Chromium")
+    arguments = ["--out", str(tmp_path), "--table", str(tables["parent"])]
+    done = CliRunner().invoke(app, ["report", *arguments])
+    assert done.exit_code == 0 and "poster.pdf" in done.stderr
+    data = (tmp_path / "poster.pdf").read_bytes()
+    boxes = re.findall(rb"/MediaBox ?\[0 0 ([\d.]+) ([\d.]+)\]", data)
+    assert len(boxes) == 1  # one page
+    millimetres = [float(side) / 72 * 25.4 for side in boxes[0]]
+    assert millimetres == pytest.approx([594, 841], abs=0.5)
+
+
+# ------------------------------------------------------------------------------ no number is typed
+WRITTEN = ("sr3/charts.py", "sr3/report.py", "sr3/poster.py", "sr3/observations.py",
+           "sr3/ui/chosen.py", "sr3/ui/measured.py", "sr3/ui/samples.py",
+           "pages/2_Domains.py", "pages/3_Fine-tuning.py")  # fmt: skip
+NAMES = ("SR3", "sr3", "95%", "#x27", "h1", "h2", "h3")  # words with a digit, and the confidence
+
+
+@pytest.mark.parametrize("file", WRITTEN)
+def test_no_sentence_has_a_typed_number(file):
+    tree = ast.parse((ROOT / file).read_text())
+    formats = {id(part) for node in ast.walk(tree) if isinstance(node, ast.FormattedValue)
+               and node.format_spec for part in ast.walk(node.format_spec)}  # fmt: skip
+    found = []
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in formats
+        ):
+            text = node.value
+            for name in NAMES:
+                text = text.replace(name, "")
+            if " " in text.strip() and re.search(r"\d", text):
+                found.append(node.value)
+    assert [text for text in found if not _a_docstring(tree, text)] == []
+
+
+def _a_docstring(tree: ast.AST, text: str) -> bool:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = (node for node in ast.walk(tree) if isinstance(node, kinds))
+    return any(ast.get_docstring(node, clean=False) == text for node in nodes)
