@@ -47,7 +47,7 @@ class Team:
             raise ConfigError(
                 f"Each launched process has a device of its own, here {mine}: leave --device out."
             )
-        return str(mine)
+        return str(mine) if mine.type != "cpu" else "cpu"  # there is no second one: never cpu:0
 
     def mine(self, batch: int) -> slice:
         """Which images of a batch are this process's. Raises ConfigError for an uneven share."""

@@ -73,14 +73,18 @@ def write(rows: Rows, file: str | Path) -> Path:
     """Write rows as one Parquet file, atomically, replacing what was there; raises SR3Error."""
     file = Path(file)
     table = _to_arrow(rows)
-    file.parent.mkdir(parents=True, exist_ok=True)
     # Not named .parquet, so that no reader takes it for a part.
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     try:
-        pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pq.write_table(table, temporary, compression="zstd")
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:  # pyarrow's have no file name, and a long text
+        reason = os.strerror(error.errno) if error.errno else error
+        raise SR3Error(f"{file} cannot be written: {reason}.") from error
     return file
 
 

@@ -77,8 +77,14 @@ class RunFolder:
             return
         try:
             trainer.save(self.state)
-        except (OSError, RuntimeError) as error:
-            raise TrainingError(f"The state cannot be saved in {self.path}: {error}.") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise TrainingError(f"The state cannot be saved in {self.path}: {reason}.") from error
+        except RuntimeError as error:  # how torch.save tells of a write that was cut short
+            raise TrainingError(
+                f"The state cannot be saved in {self.path}, as on a full disk: make room, then "
+                "continue with --resume."
+            ) from error
 
     def record(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a line to a log. Raises TrainingError."""

@@ -38,8 +38,8 @@ from sr3.checkpoints import hash_of, load_checkpoint, save_checkpoint
 from sr3.cluster import Cluster, joined
 from sr3.config import SamplerConfig
 from sr3.devices import Device, pick_device
-from sr3.domains import Domain, list_hash, load_domain
-from sr3.errors import DomainError, SR3Error, TrainingError
+from sr3.domains import Domain, list_hash, load_domain, load_pixels
+from sr3.errors import DomainError, TrainingError
 from sr3.evaluate import BASELINES, evaluate, sampler_label
 from sr3.finetune import FinetuneRun
 from sr3.metrics import Scorer
@@ -112,19 +112,23 @@ class Study:
         )
 
     def check(self, tasks: Sequence[Task]) -> None:
-        """Read the domains that the tasks need. Raises DomainError and TrainingError for too few
-        images, and for a domain that is not the one in the table."""
-        table = results.read(self.table)
+        """Read the images that the tasks need. Raises DomainError and TrainingError for too few of
+        them, one that cannot be read, and a domain that is not the one in the table."""
+        table, size = results.read(self.table), self.plan.model.network.high_res
         for tested in {tested for task in tasks for _, tested in task.pending}:
-            _test_images(tested)
+            load_pixels(_domain(tested.name).subset("test", _test_images(tested)), size)
             files = set(table.loc[self._ours(table, tested), "file_list_hash"])
             if files - {list_hash(_domain(tested.name).subset("test", _test_images(tested)))}:
                 raise DomainError(
                     f"{tested.name} is not the list of images that the table in {self.table} was "
                     "measured on: bring that one, or choose another table."
                 )
+        read: set[str] = set()
         for run in (task.run for task in tasks if task.run):
-            if not _domain(run.target).subset("train", run.cell.images):
+            chosen = _domain(run.target).subset("train", run.cell.images, run.cell.seed)
+            load_pixels(tuple(entry for entry in chosen if entry.sha256 not in read), size)
+            read |= {entry.sha256 for entry in chosen}
+            if not chosen:
                 raise TrainingError(f"{run.target} has no training images: choose another target.")
             if run.cell.replay and not _domain(self.plan.source).train:
                 raise TrainingError(f"{self.plan.source} has no training images to replay.")
@@ -295,10 +299,7 @@ def _measure(study: Study, path: Path, name: str, tested: Tested, baselines: Seq
         )
         for row in progress.rows
     ]  # fmt: skip
-    try:
-        results.append(rows, study.table)
-    except OSError as error:
-        raise SR3Error(f"{study.table} cannot be written: {error.strerror or error}.") from error
+    results.append(rows, study.table)
 
 
 def _snapshot(folder: Path, updates: int) -> Path:

@@ -155,7 +155,7 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError("disk full")
 
     monkeypatch.setattr(results.pq, "write_table", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SR3Error, match="disk full"):
         results.write([row(value=9)], file)
     assert file.read_bytes() == before
     monkeypatch.undo()
@@ -164,7 +164,7 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError("no rename")
 
     monkeypatch.setattr(results.os, "replace", refuse)
-    with pytest.raises(OSError, match="no rename"):  # the only way in is a rename
+    with pytest.raises(SR3Error, match="no rename"):  # the only way in is a rename
         results.write([row(value=9)], file)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["one.parquet"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from sr3 import results
 from sr3.cells import Cell
 from sr3.checkpoints import hash_of, save_checkpoint
 from sr3.cli import app
+from sr3.domains import load_domain
 from sr3.presets import MODELS
 from sr3.study import Study
 from sr3.study_plan import PLANS, read_plan
@@ -411,3 +413,39 @@ def test_another_list_of_images_is_refused(whole, tmp_path):
     results.append(kept, tmp_path / "whole" / "metrics")
     result = study(tmp_path / "whole", "--resume")
     assert result.exit_code == 2 and "not the list of images" in result.stderr
+
+
+# -------------------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(("folder", "split"), [("faces", "test"), ("drawings", "train")])
+def test_an_unreadable_image_is_named_first(place, tmp_path, monkeypatch, folder, split):
+    for name in ("parent", "faces", "drawings"):
+        shutil.copytree(place / name, tmp_path / name)
+    broken = tmp_path / folder / "broken.png"
+    monkeypatch.chdir(tmp_path)
+    for number in range(500):  # its hash decides what it is for
+        broken.write_bytes(f"no image {number}".encode())
+        domain = load_domain(folder)
+        if broken.name in {e.name for e in domain.subset(split, 2 if split == "test" else None)}:
+            break
+    result = study("out")
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert "broken.png cannot be read" in line
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("command", ["study", "evaluate"])
+def test_a_full_disk_is_one_sentence_and_leaves_no_part(tmp_path, monkeypatch, command):
+    def full(table, path, **more):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] a long story")
+
+    monkeypatch.setattr("sr3.results.pq.write_table", full)
+    evaluate = ["evaluate", "--checkpoint", "parent", "--domain", "faces", "--images", "1",
+                "--steps", "1", "--device", "cpu", "--out", f"{tmp_path}/metrics"]  # fmt: skip
+    given = words(tmp_path) if command == "study" else evaluate
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert "No space left on device" in line and "story" not in line
+    assert not list((tmp_path / "metrics").iterdir())
