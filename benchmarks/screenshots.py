@@ -23,6 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
 SETTLED = "[data-testid='stApp'][data-test-script-state='notRunning']"
+OTHERS = {  # page: a text of it
+    "Domains": "Does it generalize?",
+    "Fine-tuning": "How little is enough",
+    "About": "Licence and data",
+}
 SERVE = """
 import sys, pathlib, sr3.checkpoints
 from streamlit.web import cli
@@ -86,9 +91,20 @@ def take(browser: Browser, address: str, size: str, scheme: str, out: Path) -> N
     page.wait_for_selector(SETTLED)
     page.screenshot(path=out / f"{size}-{scheme}-result.png")
     whole(page, out / f"{size}-{scheme}-result-whole.png", width)
-    page.goto(f"{address}/About")
-    expect(page.get_by_text("Licence and data")).to_be_visible()
-    whole(page, out / f"{size}-{scheme}-about.png", width)
+    for name, text in OTHERS.items():
+        page.set_viewport_size({"width": width, "height": height})
+        page.goto(f"{address}/{name}")
+        expect(page.get_by_text(text).first).to_be_visible()
+        tabs = page.get_by_role("tab").count()
+        for number in range(max(tabs, 1)):
+            if tabs:
+                page.set_viewport_size({"width": width, "height": height})
+                page.get_by_role("tab").nth(number).click()
+            page.wait_for_timeout(500)  # the script starts
+            page.wait_for_selector(SETTLED)
+            page.wait_for_timeout(1500)  # and the charts are drawn
+            tab = f"-{number + 1}" if tabs else ""
+            whole(page, out / f"{size}-{scheme}-{name.lower()}{tab}.png", width)
     context.close()
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from sr3.ui.portraits import PORTRAITS, draw
+from tests import study_table
 from tests.app_server import make_checkpoints
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -50,6 +51,7 @@ def chromium() -> Iterator[Browser]:
 def address(chromium, tmp_path_factory) -> Iterator[str]:
     """The app, served with a small untrained network on a free port, without LPIPS."""
     checkpoints = make_checkpoints(tmp_path_factory.mktemp("checkpoints"))
+    study_table.write(checkpoints, "whole")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -200,3 +202,51 @@ def test_nothing_moves_when_frames_arrive(page):
     after = [squares.nth(k).bounding_box() for k in range(4)]
     corners = np.array([[list(box.values()) for box in boxes] for boxes in (before, during, after)])
     assert np.abs(corners - corners[0]).max() < 1
+
+
+QUIET_PAGES = {
+    "Domains": "Quality across domains",
+    "Fine-tuning": "Fine-tuning",
+    "About": "About SR3 Lab",
+}
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["desktop", "phone"])
+@pytest.mark.parametrize("name", QUIET_PAGES)
+def test_the_other_pages_are_quiet_and_fit(page, name, size):
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    go_to(page, name)
+    charts = page.locator(".js-plotly-plot .main-svg")
+    expect(charts).not_to_have_count(0) if name != "About" else expect(charts).to_have_count(0)
+    wide = "document.querySelector('[data-testid=stMain]')"
+    assert page.evaluate(f"{wide}.scrollWidth - {wide}.clientWidth") == 0
+
+
+def go_to(page: Page, name: str) -> None:
+    page.get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=QUIET_PAGES[name], level=1)).to_be_visible()
+    page.wait_for_selector(SETTLED)
+
+
+def test_choose_a_mark_and_download_its_table(page):
+    go_to(page, "Fine-tuning")
+    page.get_by_role("tab", name="What does it cost?").click()
+    chart = page.locator(".js-plotly-plot").first
+    expect(chart).to_be_visible()
+    place = chart.evaluate(
+        """plot => {
+          const k = plot.data.findIndex(trace => trace.name === 'with replay')
+          const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect()
+          return [box.left + xaxis._offset + xaxis.d2p(plot._fullData[k].x[0]),
+                  box.top + yaxis._offset + yaxis.d2p(plot._fullData[k].y[0])]
+        }"""
+    )
+    page.mouse.click(*place)
+    expect(page.get_by_text("25% of each batch")).to_be_visible()
+    page.get_by_text("Table", exact=True).click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    assert download.value.suggested_filename == "sr3-forgetting-anime.csv"
+    with page.expect_download() as download:
+        page.locator(".modebar-btn").first.click()
+    assert download.value.suggested_filename == "sr3-forgetting-anime.png"

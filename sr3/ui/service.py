@@ -9,17 +9,20 @@ from __future__ import annotations
 import gc
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 import streamlit as st
 
 from sr3.checkpoints import RegistryEntry, registry
-from sr3.engine import Engine, Job
+from sr3.engine import Engine
 from sr3.errors import CheckpointError
 from sr3.metrics import Scorer
+from sr3.mixtures import interpolated, spliced
 from sr3.pipeline import SuperResolver, load
 
 MAX_LOADED = 4  # checkpoints in memory
+MAX_MIXED = 3  # mixtures of them
 
 
 @st.cache_resource(max_entries=1, show_spinner=False, on_release=lambda engine: engine.close())
@@ -39,6 +42,18 @@ def resolver(name: str) -> SuperResolver:
     loaded.upscale([grey], steps=2)
     _settle()
     return loaded
+
+
+@st.cache_resource(max_entries=MAX_MIXED, show_spinner="Mixing the networks …")
+def mixture(kind: str, parent: str, tuned: str, value: float) -> SuperResolver:
+    """Two registered checkpoints as one: "interpolated" by a weight, "spliced" at a time step.
+
+    Raises CheckpointError.
+    """
+    pair = resolver(parent), resolver(tuned)
+    if kind == "interpolated":
+        return interpolated(*pair, value)
+    return spliced(*pair, round(value))
 
 
 def offered() -> dict[str, RegistryEntry]:
@@ -76,20 +91,26 @@ def _settle() -> None:
     gc.freeze()
 
 
+class Work(Protocol):
+    """A job, or several together."""
+
+    def cancel(self) -> None: ...
+
+
 class Seat:
-    """A visitor's place: at most one job in the making, cancelled when the visitor leaves."""
+    """A visitor's place: at most one run in the making, cancelled when the visitor leaves."""
 
     def __init__(self) -> None:
         self.visitor = uuid.uuid4().hex
-        self._job: Job | None = None
+        self._job: Work | None = None
 
-    def take(self, job: Job) -> None:
-        """Make this the visitor's job; an earlier one is cancelled."""
+    def take(self, job: Work) -> None:
+        """Make this the visitor's run; an earlier one is cancelled."""
         self.clear()
         self._job = job
 
     def clear(self) -> None:
-        """Cancel the job, if it has not ended."""
+        """Cancel the run, if it has not ended."""
         if self._job is not None:
             self._job.cancel()
         self._job = None

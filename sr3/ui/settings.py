@@ -38,43 +38,66 @@ def choose_recipe() -> Recipe:
             key="sr3_checkpoint", help="The trained network.",
         )  # fmt: skip
         resolver = service.resolver(name)
-        usual = resolver.config.sampling
-        last = resolver.schedule.steps
-        sampler = st.selectbox(
-            "Sampler", list(SAMPLERS), list(SAMPLERS).index(usual.sampler),
-            format_func=SAMPLERS.__getitem__, key=f"sr3_sampler_{name}",
-            help="The rule that turns each clean estimate into the next, less noisy image.",
-        )  # fmt: skip
-        steps = st.slider(
-            "Steps", 1, MOST_STEPS, min(usual.steps, MOST_STEPS), key=f"sr3_steps_{name}",
-            help="How often the network looks at the image. More is slower.",
-        )  # fmt: skip
-        estimate = usual.start if usual.start < last else last // 2
-        start = st.radio(
-            "Begin from", [estimate, last], int(usual.start == last), key=f"sr3_start_{name}",
-            format_func=lambda t: "pure noise" if t == last else "the noised enlargement",
-            captions=[f"time step {estimate} of {last}", f"time step {last} of {last}"],
-            help="The bicubic enlargement with noise on it is a head start: fewer steps suffice.",
-        )  # fmt: skip
-        consistency = st.toggle(
-            "Keep to the input", usual.consistency, key=f"sr3_consistency_{name}",
-            help="After each step, make the estimate reduce to exactly the 16 × 16 input.",
-        )  # fmt: skip
-        seed = st.number_input(
-            "Seed", 0, MOST_SEED, 0, key="sr3_seed",
+        sampling = choose_sampling(resolver)
+        seed = choose_seed()
+    return Recipe(resolver, entries[name].title, sampling, seed)
+
+
+def choose_sampling(resolver: SuperResolver) -> SamplerConfig:
+    """How to sample; the checkpoint's own way at first."""
+    name, usual, last = resolver.name, resolver.config.sampling, resolver.schedule.steps
+    estimate = usual.start if usual.start < last else last // 2
+    first = {
+        f"sr3_sampler_{name}": usual.sampler,
+        f"sr3_steps_{name}": min(usual.steps, MOST_STEPS),
+        f"sr3_start_{name}": usual.start,
+        f"sr3_consistency_{name}": usual.consistency,
+    }
+    for key, value in first.items():
+        st.session_state.setdefault(key, value)
+    sampler = st.selectbox(
+        "Sampler", list(SAMPLERS), format_func=SAMPLERS.__getitem__, key=f"sr3_sampler_{name}",
+        help="The rule that turns each clean estimate into the next, less noisy image.",
+    )  # fmt: skip
+    steps = st.slider(
+        "Steps", 1, MOST_STEPS, key=f"sr3_steps_{name}",
+        help="How often the network looks at the image. More is slower.",
+    )  # fmt: skip
+    start = st.radio(
+        "Begin from", [estimate, last], key=f"sr3_start_{name}",
+        format_func=lambda t: "pure noise" if t == last else "the noised enlargement",
+        captions=[f"time step {estimate} of {last}", f"time step {last} of {last}"],
+        help="The bicubic enlargement with noise on it is a head start: fewer steps suffice.",
+    )  # fmt: skip
+    consistency = st.toggle(
+        "Keep to the input", key=f"sr3_consistency_{name}",
+        help="After each step, make the estimate reduce to exactly the 16 × 16 input.",
+    )  # fmt: skip
+    return resolver.settings(sampler=sampler, steps=steps, start=start, consistency=consistency)
+
+
+def choose_seed() -> int:
+    """Which noise is drawn; one number for all pages."""
+    st.session_state.setdefault("sr3_seed", 0)
+    return int(
+        st.number_input(
+            "Seed", 0, MOST_SEED, key="sr3_seed",
             help="Which noise is drawn: another seed gives another possible face.",
-        )  # fmt: skip
-    sampling = resolver.settings(sampler=sampler, steps=steps, start=start, consistency=consistency)
-    return Recipe(resolver, entries[name].title, sampling, int(seed))
+        )
+    )  # fmt: skip
+
+
+def describe_sampling(sampling: SamplerConfig, seed: int, last: int) -> str:
+    """Sampler, steps, start, consistency and seed in one line; `last` is the noisiest time step."""
+    begin = "pure noise" if sampling.start == last else "the noised enlargement"
+    kept = "kept to the input" if sampling.consistency else "not kept to the input"
+    return (
+        f"{SAMPLERS[sampling.sampler]}, {sampling.steps} step{'s' if sampling.steps > 1 else ''} "
+        f"from {begin} (t = {sampling.start}), {kept}, seed {seed}"
+    )
 
 
 def describe(recipe: Recipe) -> str:
     """The recipe in one line, for captions."""
-    sampling, last = recipe.sampling, recipe.resolver.schedule.steps
-    begin = "pure noise" if sampling.start == last else "the noised enlargement"
-    kept = "kept to the input" if sampling.consistency else "not kept to the input"
-    return (
-        f"{recipe.title}, {SAMPLERS[sampling.sampler]}, {sampling.steps} "
-        f"step{'s' if sampling.steps > 1 else ''} from {begin} (t = {sampling.start}), {kept}, "
-        f"seed {recipe.seed}"
-    )
+    last = recipe.resolver.schedule.steps
+    return f"{recipe.title}, {describe_sampling(recipe.sampling, recipe.seed, last)}"
