@@ -18,7 +18,8 @@ import sr3.checkpoints
 from sr3.engine import EngineBusy
 from sr3.errors import MetricUnavailable
 from sr3.images import degrade
-from sr3.ui import gallery, inputs, live, result, service, stage
+from sr3.metrics import METRICS
+from sr3.ui import gallery, inputs, live, scoreboard, service, stage
 from sr3.ui.frame import PAGES
 from sr3.ui.live import Run
 from sr3.ui.portraits import PORTRAITS, draw
@@ -293,7 +294,7 @@ def test_drawings_are_the_same_each_time_and_differ():
      ("lpips", 0.2, 0.5, 0), ("psnr", 20.001, 20.002, None)],
 )  # fmt: skip
 def test_the_better_score_is_marked(metric, bicubic, ours, better):
-    marked = result._marked(result.METRICS[metric], bicubic, ours, "–")
+    marked = scoreboard.marked(METRICS[metric], [bicubic, ours])
     assert [("✓" in text) for text in marked] == [better == 0, better == 1]
 
 

@@ -1,0 +1,177 @@
+"""Several chains of one face as one run: started, polled and stopped together.
+
+Invariants: a visitor has one run at a time, alone or in a group; a group never has more jobs in
+the engine than the engine allows a visitor, the rest follow as places come free; a frame is shown
+only when every chain has it, so that all stay in step.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from sr3.config import SamplerConfig
+from sr3.engine import EngineBusy, Frame, Job
+from sr3.errors import SR3Error
+from sr3.images import Pixels
+from sr3.pipeline import SuperResolver
+from sr3.ui import service
+from sr3.ui.inputs import Face
+from sr3.ui.stage import webp
+
+ENDED = ("done", "cancelled", "failed")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One chain to run."""
+
+    key: str  # what the network is: another key, another network
+    title: str
+    resolver: SuperResolver = field(compare=False)
+    sampling: SamplerConfig
+    seed: int
+    sample: int = 0
+
+
+@dataclass
+class Group:
+    """Tasks on one face with their jobs, in the tasks' order."""
+
+    face: Face
+    tasks: tuple[Task, ...]
+    jobs: dict[int, Job] = field(default_factory=dict)  # by the task's place
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    stopped: bool = False
+    waiting: str = ""  # why nothing has begun
+    error: str = ""
+    encoded: dict[tuple[int, int], str] = field(default_factory=dict)  # (task, frame) -> data URI
+
+    def pump(self) -> None:
+        """Submit what has a place in the engine."""
+        engine, seat = service.engine(), service.seat()
+        for place, task in enumerate(self.tasks):
+            if self.stopped or place in self.jobs:
+                continue
+            if sum(job.status not in ENDED for job in self.jobs.values()) >= engine.max_per_visitor:
+                return
+            try:
+                self.jobs[place] = engine.submit(
+                    task.resolver, self.face.low_res, task.sampling,
+                    seed=task.seed, sample=task.sample, visitor=seat.visitor,
+                )  # fmt: skip
+                self.waiting = ""
+            except EngineBusy as busy:  # full, or our last run has not quite ended
+                self.waiting = str(busy)
+                return
+            except SR3Error as error:
+                self.error, self.stopped = str(error), True
+                return
+
+    def cancel(self) -> None:
+        """Stop every chain at its next tick; what was drawn stays."""
+        self.stopped = True
+        for job in self.jobs.values():
+            job.cancel()
+
+    @property
+    def ended(self) -> bool:
+        statuses = [job.status for job in self.jobs.values()]  # reading them counts as a poll
+        every = self.stopped or len(self.jobs) == len(self.tasks)
+        return every and all(status in ENDED for status in statuses)
+
+    @property
+    def failure(self) -> str:
+        """A sentence where a chain failed."""
+        errors = [job.error for job in self.jobs.values() if job.error]
+        return self.error or (errors[0] if errors else "")
+
+    @property
+    def done(self) -> int:
+        """Network evaluations so far."""
+        return sum(round(job.progress * job.total) for job in self.jobs.values())
+
+    @property
+    def work(self) -> int:
+        """Network evaluations in all."""
+        return sum(task.sampling.steps for task in self.tasks)
+
+    @property
+    def seconds(self) -> float:
+        """From the first submission to the last end."""
+        starts = [job.submitted for job in self.jobs.values()]
+        ends = [job.submitted + job.seconds for job in self.jobs.values()]
+        return max(ends) - min(starts) if starts else 0.0
+
+    def newest(self, place: int) -> Frame | None:
+        """The newest frame of a task."""
+        job = self.jobs.get(place)
+        return job.newest if job else None
+
+    def picture(self, place: int) -> Pixels | None:
+        """The result, or the newest clean estimate, of a task."""
+        frame = self.newest(place)
+        return frame.x0 if frame else None
+
+    def frames(self) -> list[tuple[int, list[Frame | None]]]:
+        """(index, a frame a task) of all moments that every chain has reached."""
+        kept = [
+            {frame.index: frame for frame in self.jobs[place].frames} if place in self.jobs else {}
+            for place in range(len(self.tasks))
+        ]
+        alive = [
+            frames
+            for place, frames in enumerate(kept)
+            if not (place in self.jobs and self.jobs[place].status == "failed")
+        ]
+        common = set.intersection(*map(set, alive)) if alive else set()
+        return [(index, [frames.get(index) for frames in kept]) for index in sorted(common)]
+
+    def encode(self, place: int, frame: Frame | None) -> str:
+        """The clean estimate as a data URI, made once."""
+        if frame is None:
+            return ""
+        key = place, frame.index
+        if key not in self.encoded:
+            self.encoded[key] = webp(frame.x0)
+        return self.encoded[key]
+
+
+def start(slot: str, face: Face, tasks: Sequence[Task], *, reuse: bool = True) -> Group:
+    """Start a group in place of the visitor's earlier run, kept in the session under `slot`.
+
+    Finished chains of the earlier group of this slot that are the same are kept, not run again.
+    """
+    earlier: Group | None = st.session_state.get(slot)
+    seat = service.seat()
+    seat.clear()
+    group = Group(face, tuple(tasks))
+    if reuse and earlier is not None and earlier.face.identity == face.identity:
+        old = {
+            earlier.tasks[place]: job for place, job in earlier.jobs.items() if job.status == "done"
+        }
+        group.jobs = {k: old[task] for k, task in enumerate(group.tasks) if task in old}
+    seat.take(group)
+    group.pump()
+    st.session_state[slot] = group
+    return group
+
+
+def current(slot: str, face: Face | None) -> Group | None:
+    """The group of a slot, if it is of this face; another one is stopped and let go."""
+    group: Group | None = st.session_state.get(slot)
+    if group is not None and (face is None or group.face.identity != face.identity):
+        group.cancel()
+        st.session_state.pop(slot, None)
+        return None
+    return group
+
+
+def stop(slot: str) -> None:
+    """Stop the group of a slot."""
+    group: Group | None = st.session_state.get(slot)
+    if group is not None:
+        group.cancel()
