@@ -29,7 +29,8 @@ def quality(
 ) -> go.Figure:
     """One metric by domain, a mark a checkpoint; `images` by label, of plain fine-tunes."""
     view = view[view["metric"] == metric]
-    domains, labels = list(view["domain"].unique()), list(view["checkpoint"].unique())
+    domains, order = list(view["domain"].unique()), list(images)
+    labels = sorted(view["checkpoint"].unique(), key=lambda k: order.index(k) if k in images else 0)
     figure = _figure(METRICS[metric].label, look, labels)
     for number, label in enumerate(labels):
         rows = view[view["checkpoint"] == label]

@@ -132,8 +132,8 @@ class Story:
     # ------------------------------------------------------------------------------------ domains
     @cached_property
     def _shown(self) -> pd.DataFrame:
-        """Rows of the told metrics that compare: one way of sampling, one list of files a domain
-        (the one that most checkpoints were measured on), the parent's own regression."""
+        """Rows of the told metrics that compare: one way of sampling, the images of a domain that
+        most checkpoints were measured on, the parent's own regression."""
         table = self.table[_told(self.table)]
         sampler, steps = self.sampling
         ours = (table["sampler"] == sampler) & (table["steps"] == steps)
@@ -142,17 +142,16 @@ class Story:
         regression = (table["checkpoint"] == "regression") & table["checkpoint_hash"].isin(hashes)
         bicubic = table["checkpoint"] == "bicubic"
         table = table[(ours & table["checkpoint"].isin(known)) | regression | bicubic]
-        counts = table.groupby(["domain", "file_list_hash"]).agg(
-            checkpoints=("checkpoint", "nunique"), images=("image", "nunique")
-        )
-        best = counts.sort_values(["checkpoints", "images"]).groupby(level=0).tail(1).index
-        pairs = pd.MultiIndex.from_frame(table[["domain", "file_list_hash"]])
-        return table[pairs.isin(best)]
+        counts = table.groupby(["domain", "image"])["checkpoint"].nunique()
+        most = counts.groupby(level="domain").transform("max")
+        pairs = pd.MultiIndex.from_frame(table[["domain", "image"]])
+        return table[pairs.isin(counts[counts == most].index)]
 
     def values(self, metric: str, domain: str) -> pd.DataFrame:
         """A row an image, a column a checkpoint of the table: its mean over sampling seeds."""
         rows = self._shown[(self._shown["metric"] == metric) & (self._shown["domain"] == domain)]
-        return rows.groupby(["image", "checkpoint"])["value"].mean().unstack("checkpoint")
+        wide = rows.groupby(["image", "checkpoint"])["value"].mean().unstack("checkpoint")
+        return wide.dropna(axis="columns")  # half measured is not measured yet
 
     @cached_property
     def identities(self) -> dict[str, Identity]:

@@ -89,14 +89,20 @@ def test_quality_is_of_absolute_means_with_baselines_first(story):
     assert list(dict.fromkeys(view["domain"])) == [made.SOURCE, "celebahq", "ffhq", made.TARGET]
 
 
-def test_numbers_over_other_files_are_not_mixed(tables, tmp_path):
+def test_means_are_over_the_images_that_all_were_measured_on(tmp_path):
     rows = pd.DataFrame(made.rows(made.cells()[:2]))
-    old = rows[(rows["checkpoint"] == made.PARENT) & rows["metric"].isin(made.BASE)].copy()
-    old["file_list_hash"], old["value"] = "another list", old["value"] + 5
-    results.append(pd.concat([rows, old]), tmp_path)
-    view = told(tmp_path).quality(["tiny (parent)"])
-    clean = told(tables["whole"]).quality(["tiny (parent)"])
-    assert np.allclose(view["mean"], clean["mean"])
+    few = (rows["checkpoint"] == str(made.cells()[0])) & rows["image"].isin(["4.png", "5.png"])
+    more = rows[(rows["checkpoint"] == made.PARENT) & rows["metric"].isin(made.BASE)].copy()
+    more["file_list_hash"], more["image"] = "a longer list", "other " + more["image"]
+    more["value"] += 5
+    results.append(pd.concat([rows[~few], more]), tmp_path)
+    story = told(tmp_path)
+    view = story.quality()
+    assert set(view["n"]) == {made.IMAGES - 2}
+    means = view[(view["metric"] == "psnr") & (view["domain"] == "ffhq")].set_index("checkpoint")
+    difficulty = 0.1 * np.arange(made.IMAGES - 2).mean()
+    assert means.loc["tiny (parent)", "mean"] == pytest.approx(20 + difficulty)
+    assert means.loc["bicubic enlargement", "mean"] == pytest.approx(19 + difficulty)
 
 
 def test_trades_are_gain_and_change_without_from_scratch(story):
