@@ -184,6 +184,12 @@ class Spliced(nn.Module):
         self.noisier, self.cleaner = noisier, cleaner
         self.level = schedule.level(step).float()  # samplers may hand on float32 levels
 
+    def at(self, noise_level: float) -> nn.Module:
+        """The network that a level (sqrt(alpha_bar)) asks for."""
+        clean = bool(torch.tensor(noise_level).float() >= self.level)
+        found = self.cleaner if clean else self.noisier
+        return found.at(noise_level) if isinstance(found, Spliced) else found
+
     def forward(self, condition: Tensor, noisy: Tensor, noise_level: Tensor) -> Tensor:
         """`condition`, `noisy` (batch, 3, h, w); `noise_level` (batch,) -> (batch, 3, h, w)."""
         clean = (noise_level.detach().cpu().float() >= self.level).tolist()

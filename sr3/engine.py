@@ -1,157 +1,107 @@
-"""Many visitors, one network: jobs at different steps share one forward pass.
+"""Many visitors, one device: jobs at different steps share one forward pass.
 
 SR3 is conditioned on a continuous noise level an image, so a batch may hold any mixture of steps,
 samplers and settings. One worker thread serves all jobs: at each tick it takes up to `max_batch`
-of those that wait for the same network (each visitor's first job before anyone's second, older
-first), runs one forward, and sends each its clean estimate.
+of those that wait for the same network (`sr3.turns` says in which order), runs one forward, and
+sends each its clean estimate. Networks take turns by the age of their last tick; a spliced
+checkpoint's jobs ride with those of the parent that their noise level asks for.
 
 Invariants: a job ends exactly once (done, cancelled or failed with a sentence); a tick that fails
-is retried in halves and then fails only the jobs that fail alone; cancelling takes effect at the
-next tick; a job that nobody polls is cancelled; what is kept of a job is bounded.
+is retried at half the batch, a job that fails alone a second time fails, and no other; a network
+that ran out of memory is asked for smaller batches for a while; cancelling takes effect at the
+next tick; a job that nobody polls is cancelled; a watchdog replaces a worker that died or hangs,
+fails what it had in hand and says so. Batching may change the kernels, hence a result by at most
+one of 255 levels in float32 (tests/test_engine.py); the noise of a job never depends on others.
 """
 
 from __future__ import annotations
 
-import itertools
+import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sr3.config import SamplerConfig
 from sr3.errors import SR3Error
-from sr3.images import Pixels, to_uint8
+from sr3.images import Pixels
+from sr3.jobs import ABANDONED, MAX_FRAMES, Frame, Job, Status
 from sr3.pipeline import SuperResolver
-from sr3.samplers import Refine, Sampler
+from sr3.turns import TURN, Pace, in_order, longest_unserved, ticks_to_end
 
-Status = Literal["waiting", "running", "done", "cancelled", "failed"]
-MAX_FRAMES = 100  # kept a job, spread evenly over longer chains: about 10 MB
-ABANDONED = 20.0  # seconds without a poll after which a job is cancelled
+__all__ = ["ABANDONED", "MAX_FRAMES", "Engine", "EngineBusy", "Frame", "Job", "Status"]
+
+WATCH = 0.5  # seconds between two looks of the watchdog at a worker that lives
+BROKEN = "The network gave a picture with invalid numbers; try another seed."
+RESTARTED = "The engine stopped in the middle of this picture and was restarted: try again."
+_log = logging.getLogger("sr3.engine")
 
 
 class EngineBusy(SR3Error):
-    """Too many jobs are waiting, or the visitor has too many."""
+    """A bound is reached; `wait` is the seconds after which to try again, where that helps."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One moment of a chain as pictures; the last one (index == total) is the result."""
-
-    index: int
-    total: int
-    noise_level: float  # sqrt(alpha_bar) of x_t; 1 for the result
-    x_t: Pixels  # (h, w, 3) uint8, the noisy image clipped to what can be shown
-    x0: Pixels  # (h, w, 3) uint8, the clean estimate
-    evaluations: int
+class _Superseded(Exception):
+    """A worker that was replaced came back: nobody waits for what it brings."""
 
 
-class Job:
-    """A handle on one chain, safe to poll from any thread. Made by `Engine.submit`."""
+class _Shift:
+    """One life of the worker: what it has in hand, so that the watchdog can clear up."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        resolver: SuperResolver,
-        low_res: Pixels,
-        settings: SamplerConfig,
-        seed: tuple[int, int],
-        visitor: str,
-    ) -> None:
-        self.resolver, self.low_res, self.settings = resolver, low_res, settings
-        self.seed, self.visitor = seed, visitor
-        self.total = settings.steps
-        self.error: str | None = None
-        self.result: Pixels | None = None
-        self.submitted = time.monotonic()
-        self._engine = engine
-        self._status: Status = "waiting"
-        self._frames: tuple[Frame, ...] = ()
-        self._ended = threading.Event()
-        self._cancelled = False
-        self._polled = self._finished = self.submitted
-        self._chain: tuple[Sampler, Tensor, Refine] | None = None
-        self._asked: tuple[Tensor, Tensor] | None = None  # x_t, noise level
-        self._evaluations = 0
+    def __init__(self, work: Callable[[_Shift], None], number: int) -> None:
+        self.hand: Sequence[Job] = ()
+        self.since: float | None = None  # when the tick in hand began
+        self.over = False
+        self.error: BaseException | None = None
+        self._work = work
+        self.thread = threading.Thread(target=self._run, name=f"sr3-engine-{number}", daemon=True)
 
-    @property
-    def status(self) -> Status:
-        """Where the job stands; reading it counts as a poll."""
-        self._polled = time.monotonic()
-        return self._status
-
-    @property
-    def frames(self) -> tuple[Frame, ...]:
-        """The frames so far, at most about `MAX_FRAMES`, evenly spread, the newest included."""
-        self._polled = time.monotonic()
-        return self._frames
-
-    @property
-    def newest(self) -> Frame | None:
-        """The newest frame; it stays after a cancel."""
-        frames = self.frames
-        return frames[-1] if frames else None
-
-    @property
-    def progress(self) -> float:
-        """The share of network evaluations that are done, in [0, 1]."""
-        return self._evaluations / self.total
-
-    @property
-    def position(self) -> int:
-        """How many waiting or running jobs are served before this one."""
-        return self._engine.position(self)
-
-    @property
-    def seconds(self) -> float:
-        """Since submission, up to the end of the job."""
-        return (self._finished if self._ended.is_set() else time.monotonic()) - self.submitted
-
-    @property
-    def seconds_left(self) -> float | None:
-        """A forecast from the engine's recent ticks; None before there are any."""
-        if self._ended.is_set():
-            return 0.0
-        return self._engine.forecast(self)
-
-    def cancel(self) -> None:
-        """End at the next tick, keeping the frames so far; harmless on a job that has ended."""
-        self._cancelled = True
-        self._engine.wake()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until the job has ended; False where `timeout` seconds pass first."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            self._polled = time.monotonic()
-            left = 1.0 if deadline is None else deadline - self._polled
-            if self._ended.wait(min(max(left, 0.0), 1.0)):
-                return True
-            if left <= 0:
-                return False
+    def _run(self) -> None:
+        try:
+            self._work(self)
+        except _Superseded:
+            pass
+        except BaseException as error:
+            self.error = error  # the watchdog logs it
 
 
 class Engine:
-    """One worker thread for all jobs. Close it to stop the thread and cancel what is left."""
+    """One worker thread for all jobs. Close it to stop the threads and cancel what is left."""
 
     def __init__(
-        self, *, max_batch: int = 8, max_waiting: int = 64, max_per_visitor: int = 4
+        self,
+        *,
+        max_batch: int = 8,
+        max_waiting: int = 64,
+        max_per_visitor: int = 4,
+        max_seconds: float = 300.0,
+        stall: float = 600.0,
     ) -> None:
+        """Bounds: jobs a forward, jobs in all, jobs a visitor, network seconds a job (its shares
+        of the ticks), and the seconds after which a tick is taken to hang."""
         self.max_batch, self.max_waiting = max_batch, max_waiting
-        self.max_per_visitor = max_per_visitor
-        self._jobs: list[Job] = []  # in order of submission
+        self.max_per_visitor, self.max_seconds = max_per_visitor, max_seconds
+        self.stall = stall
+        self.ticks = self.restarts = 0
+        self.notice: str | None = None  # what the watchdog last did
+        self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
-        self._tick_seconds = 0.0  # moving average an image
-        self._ticks = itertools.count(1)
-        self.ticks = 0
-        self._worker = threading.Thread(target=self._work, name="sr3-engine", daemon=True)
-        self._worker.start()
+        self._served: dict[Hashable, int] = {}  # network -> number of its last tick
+        self._pace: dict[Hashable, Pace] = {}
+        self._shift = _Shift(self._work, 0)
+        self._shift.thread.start()
+        self._watchdog = threading.Thread(target=self._watch, name="sr3-watchdog", daemon=True)
+        self._watchdog.start()
 
+    # ------------------------------------------------------------------------------- for visitors
     def submit(
         self,
         resolver: SuperResolver,
@@ -170,29 +120,49 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise EngineBusy("The engine has been closed: reload the page.")
-            mine = sum(other.visitor == visitor for other in self._jobs)
-            if mine >= self.max_per_visitor:
-                raise EngineBusy(
-                    f"You have {mine} pictures in the making; wait for one to end or stop it."
-                )
-            if len(self._jobs) >= self.max_waiting:
-                wait = self._left(sum(j.total - j._evaluations for j in self._jobs))
-                raise EngineBusy(
-                    f"{len(self._jobs)} pictures are waiting already; try again in about "
-                    f"{max(wait, 1):.0f} seconds."
-                )
+            self._check_bounds(job)
             self._jobs.append(job)
             self._changed.notify_all()
         return job
 
+    def _check_bounds(self, job: Job) -> None:
+        now = time.monotonic()
+        queue = [other for other in self._jobs if not other.unwanted(now)]
+        mine = [other for other in queue if other.visitor == job.visitor]
+        if len(mine) >= self.max_per_visitor:
+            wait = self._soonest(mine)
+            raise EngineBusy(
+                f"You have {len(mine)} pictures in the making; stop one, or wait for one to end"
+                f"{_in_about(wait)}.",
+                wait,
+            )
+        if len(queue) >= self.max_waiting:
+            wait = self._soonest(queue)
+            raise EngineBusy(
+                f"{len(queue)} pictures are in the queue, and no more fit; try again"
+                f"{_in_about(wait)}.",
+                wait,
+            )
+        pace = self._pace.get(job.network)
+        if pace is not None and pace.image * job.total > self.max_seconds:
+            raise EngineBusy(
+                f"{job.total} steps would take about {pace.image * job.total:.0f} seconds of the "
+                f"network, and a picture may take {self.max_seconds:.0f}: choose at most "
+                f"{max(int(self.max_seconds / pace.image), 1)} steps."
+            )
+
     def close(self) -> None:
-        """Cancel all jobs and stop the worker."""
+        """Cancel all jobs and stop the threads."""
         with self._changed:
             self._closed = True
             for job in self._jobs:
-                job._cancelled = True
+                job.cancel()
             self._changed.notify_all()
-        self._worker.join(timeout=30)
+        self._shift.thread.join(timeout=30)
+        self._watchdog.join(timeout=30)
+        with self._changed:
+            for job in list(self._jobs):
+                self._end(job, "cancelled")
 
     def wake(self) -> None:
         """Let the worker look at its jobs anew."""
@@ -202,132 +172,225 @@ class Engine:
     def position(self, job: Job) -> int:
         """How many jobs are served before this one; 0 for a job that has ended."""
         with self._changed:
-            order = self._order()
+            order = in_order(self._jobs)
         return order.index(job) if job in order else 0
 
     def forecast(self, job: Job) -> float | None:
-        """Seconds until a job ends if nobody else comes, from the recent speed."""
-        if self._tick_seconds == 0:
-            return None
+        """Seconds until a job ends if nobody else comes, from the recent speed; None before
+        there is any."""
         with self._changed:
-            order = self._order()
-        if job not in order:
-            return 0.0
-        ahead = order[: order.index(job)]
-        own = job.total - job._evaluations
-        shared = sum(min(other.total - other._evaluations, own) for other in ahead)
-        return self._left(own + shared)
+            return self._forecasts().get(job)
 
-    def _left(self, evaluations: int) -> float:
-        return self._tick_seconds * evaluations
+    def _forecasts(self) -> dict[Job, float | None]:
+        """The forecast of each job. Under the lock."""
+        groups: dict[Hashable, list[Job]] = {}
+        for job in in_order(self._jobs):
+            groups.setdefault(job.network, []).append(job)
+        paces = [self._pace.get(network) for network in groups]
+        cycle = sum(pace.tick for pace in paces if pace)  # a tick of each network in turn
+        found: dict[Job, float | None] = {}
+        for pace, jobs in zip(paces, groups.values(), strict=True):
+            ends = ticks_to_end([job.remaining for job in jobs], self.max_batch)
+            found |= {
+                job: cycle * end if pace else None for job, end in zip(jobs, ends, strict=True)
+            }
+        return found
 
-    def _order(self) -> list[Job]:
-        """Each visitor's first job before anyone's second, older first."""
-        seen: Counter[str] = Counter()
-        ranked = []
-        for age, job in enumerate(self._jobs):
-            ranked.append((seen[job.visitor], age, job))
-            seen[job.visitor] += 1
-        return [job for _, _, job in sorted(ranked, key=lambda item: item[:2])]
+    def _soonest(self, jobs: Sequence[Job]) -> float | None:
+        """When the first of these ends, seconds."""
+        forecasts = self._forecasts()
+        known = [seconds for job in jobs if (seconds := forecasts.get(job)) is not None]
+        return min(known, default=None)
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
+    # --------------------------------------------------------------------------------- the worker
+    def _work(self, shift: _Shift) -> None:
+        while self._next(shift):
+            self._serve(shift)
+
+    def _next(self, shift: _Shift) -> bool:
+        """Wait for jobs and take those of the next tick in hand; False when it is time to go."""
+        with self._changed:
+            while True:
+                shift.hand, shift.since = (), None
+                if shift.over:
+                    return False
                 self._sweep()
-                while not self._jobs and not self._closed:
-                    self._changed.wait()
-                    self._sweep()
-                if self._closed and not self._jobs:
-                    return
-                order = self._order()
-            network = order[0].resolver
-            self._serve([job for job in order if job.resolver is network][: self.max_batch])
-            self.ticks = next(self._ticks)
+                if self._jobs:
+                    break
+                if self._closed:
+                    return False
+                self._changed.wait()
+            order = in_order(self._jobs)
+            waiting = [job.network for job in order]
+            network = longest_unserved(waiting, self._served)
+            self.ticks += 1
+            self._served = {key: at for key, at in self._served.items() if key in waiting}
+            self._served[network] = self.ticks
+            pace = self._pace.get(network)
+            room = min(self.max_batch, pace.room) if pace else self.max_batch
+            pairs = zip(order, waiting, strict=True)
+            shift.hand = [job for job, key in pairs if key == network][:room]
+            shift.since = time.monotonic()
+            return True
 
     def _sweep(self) -> None:
-        """Drop the jobs that were cancelled or that nobody has polled for long."""
+        """End the jobs that nobody wants any more, or that took too long. Under the lock."""
         now = time.monotonic()
         for job in list(self._jobs):
-            if job._cancelled or now - job._polled > ABANDONED:
+            if job.unwanted(now):
                 self._end(job, "cancelled")
+            elif job.network_seconds > self.max_seconds:
+                self._end(
+                    job, "failed",
+                    f"This picture took more than {self.max_seconds:.0f} seconds of the network "
+                    f"and was stopped at step {job.evaluations} of {job.total}: choose fewer "
+                    "steps.",
+                )  # fmt: skip
 
-    def _serve(self, jobs: Sequence[Job]) -> None:
-        """One forward for these jobs; in halves where it fails."""
-        began = time.perf_counter()
-        try:
-            estimates = self._forward(jobs)
-        except Exception as error:
-            if len(jobs) > 1:
-                half = len(jobs) // 2
-                self._serve(jobs[:half])
-                self._serve(jobs[half:])
-            else:
-                self._fail(jobs[0], _sentence(error))
+    def _serve(self, shift: _Shift) -> None:
+        """One tick for the jobs in hand, all of which wait for one network."""
+        for job in shift.hand:
+            self._try(job, shift, job.begin)
+        self._estimate([job for job in shift.hand if not job.ended], shift, retry=True)
+
+    def _estimate(self, jobs: Sequence[Job], shift: _Shift, retry: bool) -> None:
+        """One forward; where it fails, or gives invalid numbers, again at half the batch."""
+        if not jobs:
             return
-        share = (time.perf_counter() - began) / len(jobs)
-        self._tick_seconds += (share - self._tick_seconds) * (0.2 if self._tick_seconds else 1.0)
-        for job, x0 in zip(jobs, estimates, strict=True):
-            try:
-                self._advance(job, x0)
-            except Exception as error:
-                self._fail(job, _sentence(error))
-
-    @torch.no_grad()
-    def _forward(self, jobs: Sequence[Job]) -> list[Tensor]:
-        """The refined clean estimate of each job, (1, 3, h, w)."""
-        for job in jobs:
-            if job._chain is None:
-                job._chain = job.resolver.prepare(job.low_res[None], [job.seed], job.settings)
-                job._asked = next(job._chain[0])
-                job._status = "running"
-        asked = [job._asked for job in jobs if job._asked is not None]
-        chains = [job._chain for job in jobs if job._chain is not None]
-        x0 = jobs[0].resolver.estimate(
-            torch.cat([x_t for x_t, _ in asked]),
-            torch.cat([condition for _, condition, _ in chains]),
-            torch.cat([level for _, level in asked]),
-        )
-        return [refine(x0[k : k + 1]) for k, (_, _, refine) in enumerate(chains)]
-
-    @torch.no_grad()
-    def _advance(self, job: Job, x0: Tensor) -> None:
-        assert job._chain is not None and job._asked is not None
-        if not bool(torch.isfinite(x0).all()):
-            raise SR3Error("The network gave a picture with invalid numbers; try another seed.")
-        x_t, level = job._asked
-        index = job._evaluations
-        job._evaluations += 1
-        self._keep(job, index, float(level[0]), x_t, x0)
+        network, began = jobs[0].network, time.perf_counter()
         try:
-            job._asked = job._chain[0].send(x0)
-        except StopIteration as stop:
-            self._keep(job, job.total, 1.0, stop.value, stop.value)
-            job.result = job._frames[-1].x0
-            self._finish(job, "done")
+            estimates = _forward(jobs)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                self._shrink(network, len(jobs))
+            self._again(jobs, shift, retry, error)
+            return
+        self._measure(network, jobs, time.perf_counter() - began)
+        broken = []
+        for job, x0 in zip(jobs, estimates, strict=True):
+            if x0 is None:
+                broken.append(job)
+            else:
+                self._try(job, shift, partial(self._advance, job, x0))
+        if broken:
+            self._again(broken, shift, retry, SR3Error(BROKEN))
 
-    def _keep(self, job: Job, index: int, level: float, x_t: Tensor, x0: Tensor) -> None:
-        frame = Frame(index, job.total, level, to_uint8(x_t)[0], to_uint8(x0)[0], job._evaluations)
-        stride = -(-job.total // MAX_FRAMES)
-        kept = job._frames
-        if kept and kept[-1].index % stride:
-            kept = kept[:-1]  # it was shown as the newest; its place is not on the grid
-        job._frames = (*kept, frame)
+    def _again(self, jobs: Sequence[Job], shift: _Shift, retry: bool, error: Exception) -> None:
+        """Serve the jobs of a forward that failed in halves; a job alone once more."""
+        self._check(shift)
+        _log.warning("a forward of %d failed (%s)", len(jobs), type(error).__name__)
+        if len(jobs) > 1:
+            half = (len(jobs) + 1) // 2
+            self._estimate(jobs[:half], shift, retry=True)
+            self._estimate(jobs[half:], shift, retry=True)
+        elif retry:
+            self._estimate(jobs, shift, retry=False)
+        else:
+            self._finish(jobs[0], "failed", _sentence(error))
 
-    def _fail(self, job: Job, sentence: str) -> None:
-        job.error = sentence
-        self._finish(job, "failed")
-
-    def _finish(self, job: Job, status: Status) -> None:
+    def _advance(self, job: Job, x0: Tensor) -> None:
+        if job.tick is None:
+            job.tick = self.ticks
+        through = job.answer(x0)
         with self._changed:
-            self._end(job, status)
+            if through:
+                self._end(job, "done")
+            if through or job.evaluations % TURN == 0:
+                self._turn_over(job)
 
-    def _end(self, job: Job, status: Status) -> None:
-        """Under the lock: the one place where a job ends."""
-        self._jobs.remove(job)
-        job._status = status
-        job._finished = time.monotonic()
-        job._chain = job._asked = None
-        job._ended.set()
+    def _turn_over(self, job: Job) -> None:
+        """To the back with the jobs that the visitor has not begun, then with this one."""
+        mine = [each for each in self._jobs if each.visitor == job.visitor and not each.evaluations]
+        for each in (*sorted(mine, key=lambda each: each.ticket), job):
+            each.again()
+
+    def _try(self, job: Job, shift: _Shift, step: Callable[[], None]) -> None:
+        """A step of one job, whose errors are its own."""
+        self._check(shift)
+        try:
+            step()
+        except Exception as error:
+            self._finish(job, "failed", _sentence(error))
+
+    def _finish(self, job: Job, status: Status, sentence: str | None = None) -> None:
+        with self._changed:
+            self._end(job, status, sentence)
+
+    def _end(self, job: Job, status: Status, sentence: str | None = None) -> None:
+        """Under the lock: the one place where a job leaves."""
+        if job in self._jobs:
+            self._jobs.remove(job)
+        job.end(status, sentence)
+
+    def _check(self, shift: _Shift) -> None:
+        if shift.over:
+            raise _Superseded
+
+    # ------------------------------------------------------------------------------------ measures
+    def _measure(self, network: Hashable, jobs: Sequence[Job], seconds: float) -> None:
+        with self._changed:
+            pace = self._pace.pop(network, None) or Pace(self.max_batch)
+            self._pace[network] = pace  # the newest last
+            pace.note(seconds, len(jobs))
+            while len(self._pace) > 32:
+                del self._pace[next(iter(self._pace))]
+        for job in jobs:
+            job.network_seconds += seconds / len(jobs)
+
+    def _shrink(self, network: Hashable, batch: int) -> None:
+        """Ask for smaller batches after the memory ran out."""
+        with self._changed:
+            pace = self._pace.setdefault(network, Pace(self.max_batch))
+            pace.room, pace.good = max(batch // 2, 1), 0
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # ------------------------------------------------------------------------------- the watchdog
+    def _watch(self) -> None:
+        """Replace a worker that died or hangs, until the engine is closed."""
+        while True:
+            shift = self._shift
+            shift.thread.join(timeout=min(WATCH, self.stall / 2))
+            dead = not shift.thread.is_alive()
+            with self._changed:
+                if self._closed and (dead or shift.over):
+                    return
+                since = shift.since
+                hangs = since is not None and time.monotonic() - since > self.stall
+                if dead or hangs:
+                    self._replace(shift, dead)
+
+    def _replace(self, shift: _Shift, dead: bool) -> None:
+        """Under the lock: fail what the worker had in hand, and start another one."""
+        shift.over = True
+        lost = list(shift.hand or self._jobs)  # with empty hands it died of the queue itself
+        for job in lost:
+            self._end(job, "failed", RESTARTED)
+        self.restarts += 1
+        what = f"died of {type(shift.error).__name__}" if dead else f"hung for {self.stall:.0f} s"
+        self.notice = (
+            f"The engine's worker {what} and was restarted at {time.strftime('%H:%M:%S')}; "
+            f"{len(lost)} pictures failed."
+        )
+        _log.error("%s", self.notice, exc_info=shift.error)
+        self._shift = _Shift(self._work, self.restarts)
+        self._shift.thread.start()
+
+
+def _forward(jobs: Sequence[Job]) -> list[Tensor | None]:
+    """The network's clean estimate of each job, (1, 3, h, w); None where it has invalid numbers."""
+    asked = [job.request for job in jobs]
+    x0 = jobs[0].resolver.estimate(
+        torch.cat([request.x_t for request in asked]),
+        torch.cat([request.condition for request in asked]),
+        torch.cat([request.noise_level for request in asked]),
+    )
+    right = torch.isfinite(x0).flatten(1).all(dim=1).tolist()
+    return [x0[k : k + 1] if right[k] else None for k in range(len(jobs))]
+
+
+def _in_about(wait: float | None) -> str:
+    return " shortly" if wait is None else f" in about {max(wait, 1):.0f} seconds"
 
 
 def _sentence(error: Exception) -> str:

@@ -8,8 +8,10 @@ they were found, also while a stream is paused or after it was abandoned.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Generator, Iterator, Sequence
+import weakref
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sr3.checkpoints import find_checkpoint, load_checkpoint
+from sr3.combine import Spliced
 from sr3.config import ModelConfig, SamplerConfig
 from sr3.denoiser import Denoiser
 from sr3.devices import Device, pick_device
@@ -27,6 +30,10 @@ from sr3.errors import ConfigError, ImageError
 from sr3.images import Pixels, degrade, enlarge, to_tensor, to_uint8
 from sr3.samplers import Refine, Sampler, SeededNoise, make_sampler
 from sr3.schedule import NoiseSchedule
+
+# A number for each network that lives: an id would be given again once its network is gone.
+_numbers: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+_next_number = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,23 @@ class SuperResolver:
     def estimate(self, x_t: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
         """`denoise` in the device's fast precision, for tensors that are on it: what chains use."""
         return self._fast(x_t, condition, noise_level)
+
+    def serving(self, noise_level: float) -> Hashable:
+        """What answers at a level (sqrt(alpha_bar)): where it is equal, chains of two resolvers
+        can share a forward of either, such as a splice's and those of its parent."""
+        network = self.network
+        if isinstance(network, Spliced):
+            network = network.at(noise_level)
+        number = _numbers.setdefault(network, next(_next_number))
+        config = self.config
+        return number, self.device.precision, config.prediction, config.residual_scale
+
+    def first_level(self, settings: SamplerConfig) -> float:
+        """The noise level (sqrt(alpha_bar)) at which a chain begins."""
+        levels = self.schedule.levels(
+            settings.steps, settings.spacing, settings.start, settings.end
+        )
+        return float(levels[0])
 
     def settings(self, **changes: Any) -> SamplerConfig:
         """This checkpoint's recommended sampling with some settings changed (None: not changed).

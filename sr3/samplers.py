@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -151,9 +152,7 @@ class Refine:
         """`low_res` (batch, 3, l, l) in [-1, 1]; `size` the side of x0."""
         self.clamp, self.consistency = clamp, consistency
         self.low_res = low_res
-        reduce = reduction_matrix(size, low_res.shape[-1])
-        self.reduce = reduce.float().to(low_res.device)
-        self.restore = torch.linalg.pinv(reduce).float().to(low_res.device)
+        self.reduce, self.restore = _reduction(size, low_res.shape[-1], low_res.device)
 
     def __call__(self, x0: Tensor) -> Tensor:
         if self.clamp:
@@ -162,6 +161,13 @@ class Refine:
             missing = self.low_res - self.reduce @ x0 @ self.reduce.T
             x0 = x0 + self.restore @ missing @ self.restore.T
         return x0
+
+
+@lru_cache(maxsize=16)
+def _reduction(size: int, low_res: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """R (low, size) and its pseudo-inverse (size, low), float32; shared, never changed."""
+    reduce = reduction_matrix(size, low_res)
+    return reduce.float().to(device), torch.linalg.pinv(reduce).float().to(device)
 
 
 def reduction_matrix(size: int, low_res: int) -> Tensor:

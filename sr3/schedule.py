@@ -12,6 +12,7 @@ DPM-Solver (2206.00927); the `karras` spacing is equation 5 of EDM (2206.00364) 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -80,6 +81,9 @@ class NoiseSchedule:
             )
         if steps < 1:
             raise ConfigError(f"steps must be at least 1; got {steps}.")
+        return _respaced(self, steps, spacing, start, end).clone()
+
+    def _respace(self, steps: int, spacing: Spacing, start: int, end: int) -> Tensor:
         if spacing == "uniform":
             times = start * (1 - torch.arange(steps + 1, dtype=torch.float64) / steps)
             return self.level(times)
@@ -122,6 +126,13 @@ class NoiseSchedule:
             log_noise = torch.where(focus, _cut_normal(u, low, high), log_noise)
         level = level_of_log_noise(log_noise)
         return level.clamp(self._levels[last], self._levels[max(first, 1)])
+
+
+@lru_cache(maxsize=64)  # by schedule: an engine asks anew for each job
+def _respaced(
+    schedule: NoiseSchedule, steps: int, spacing: Spacing, start: int, end: int
+) -> Tensor:
+    return schedule._respace(steps, spacing, start, end)
 
 
 def level_of_log_noise(log_noise: Tensor) -> Tensor:

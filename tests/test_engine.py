@@ -1,0 +1,537 @@
+"""The engine: whose turn it is, what happens when a tick fails, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import resource
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sr3.combine import Spliced
+from sr3.config import ModelConfig, SamplerConfig, UNetConfig
+from sr3.devices import Device
+from sr3.engine import RESTARTED, Engine, EngineBusy, Job
+from sr3.pipeline import SuperResolver
+from sr3.presets import MODELS
+from sr3.schedule import NoiseSchedule
+from sr3.turns import TURN, in_order, longest_unserved, ticks_to_end
+from sr3.unet import UNet
+
+SMALL = UNetConfig(low_res=2, high_res=16, channels=8, multipliers=(1,), blocks=1,
+                   attention_sizes=(), norm_groups=4, dropout=0.0, patch=8)  # fmt: skip
+CONFIG = ModelConfig(network=SMALL, prediction="x0", sampling=SamplerConfig(sampler="ddim"))
+EXACT = Device(torch.device("cpu"), torch.float32, "for the tests")
+GREY = np.full((2, 2, 3), 128, np.uint8)
+POISON = np.full((2, 2, 3), 255, np.uint8)  # a picture that `Network` can be told to fail on
+
+
+class Network(nn.Module):
+    """Answers with the condition; each forward is recorded, `before` may wait or raise."""
+
+    def __init__(self, before: Callable[[Tensor], None] = lambda _: None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.before = before
+        self.batches: list[int] = []
+
+    def forward(self, condition: Tensor, noisy: Tensor, noise_level: Tensor) -> Tensor:
+        self.batches.append(len(condition))
+        self.before(condition)
+        return condition * self.weight
+
+
+class Gate:
+    """Holds each forward until it is let through, so that a test decides what happens when."""
+
+    def __init__(self) -> None:
+        self.ticks = threading.Semaphore(0)
+        self.inside = threading.Semaphore(0)
+
+    def __call__(self, _: Tensor) -> None:
+        self.inside.release()
+        assert self.ticks.acquire(timeout=20)
+
+    def let(self, forwards: int = 1) -> None:
+        """So many forwards, each begun before the next."""
+        for _ in range(forwards):
+            self.ticks.release()
+            assert self.inside.acquire(timeout=20)
+
+
+def resolver(network: nn.Module | None = None, name: str = "fake") -> SuperResolver:
+    return SuperResolver(network or Network(), CONFIG, EXACT, name)
+
+
+def steps(count: int) -> SamplerConfig:
+    return SamplerConfig(sampler="ddim", steps=count)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def small() -> Iterator[Engine]:
+    """Two jobs a forward, four in all, two a visitor."""
+    made = Engine(max_batch=2, max_waiting=4, max_per_visitor=2)
+    yield made
+    made.close()
+
+
+def finished(*jobs: Job) -> list[str]:
+    assert all(job.wait(20) for job in jobs)
+    return [job.status for job in jobs]
+
+
+# --------------------------------------------------------------------------------------- the queue
+class Place:
+    def __init__(self, visitor: str, ticket: int) -> None:
+        self.visitor, self.ticket = visitor, ticket
+
+
+def test_each_visitor_s_first_job_comes_before_anyone_s_second():
+    jobs = [Place(visitor, ticket) for ticket, visitor in enumerate("aaabba")]
+    assert [job.ticket for job in in_order(jobs[::-1])] == [0, 3, 1, 4, 2, 5]
+
+
+def test_the_network_whose_tick_is_oldest_is_next():
+    assert longest_unserved("aab", {"a": 4, "b": 3}) == "b"
+    assert longest_unserved("aab", {"a": 3, "b": 4}) == "a"
+    assert longest_unserved("abc", {"a": 1, "b": 0}) == "c"  # it has had none
+    assert longest_unserved("ba", {}) == "b"
+
+
+@pytest.mark.parametrize(
+    ("remaining", "places", "ends"),
+    [
+        ([], 2, []),
+        ([10], 2, [10]),
+        ([10, 3], 2, [10, 3]),
+        ([10, 10, 10], 2, [10, 10, 20]),
+        ([10, 4, 3], 2, [10, 4, 7]),
+        ([100, 5], 1, [105, 25]),  # the long one gives way after its first turn
+    ],
+)
+def test_the_ticks_to_a_job_s_end(remaining, places, ends):
+    assert ticks_to_end(remaining, places) == ends
+
+
+# ---------------------------------------------------------------------------------------- sharing
+def test_jobs_at_different_steps_and_settings_share_a_forward(engine):
+    gate = Gate()
+    network = Network(gate)
+    shared = resolver(network)
+    first = engine.submit(shared, GREY, steps(6), visitor="a")
+    assert gate.inside.acquire(timeout=20)
+    gate.let(2)
+    others = [
+        engine.submit(shared, GREY, SamplerConfig(sampler="dpmpp", steps=4), visitor="b"),
+        engine.submit(shared, GREY, SamplerConfig(sampler="ancestral", steps=3), visitor="c"),
+    ]
+    gate.ticks.release(20)
+    assert finished(first, *others) == ["done"] * 3
+    assert network.batches[:3] == [1, 1, 1] and network.batches[3:6] == [3, 3, 3]
+    assert len(network.batches) == 7  # 3 alone, then the longest of the rest
+    assert [job.evaluations for job in (first, *others)] == [6, 4, 3]
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmpp"])
+def test_a_job_gives_the_same_picture_alone_and_in_company(sampler):
+    model = MODELS["tiny"]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tiny = SuperResolver(UNet(model.network).eval(), model, EXACT, "tiny")
+    faces = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    settings = tiny.settings(sampler=sampler, steps=4)
+    engine = Engine()
+    try:
+        jobs = [
+            engine.submit(tiny, face, settings, seed=k, visitor=str(k))
+            for k, face in enumerate(faces)
+        ]
+        assert set(finished(*jobs)) == {"done"}
+        for k, job in enumerate(jobs):
+            alone = tiny.upscale([faces[k]], seed=k, sampler=sampler, steps=4).images[0, 0]
+            assert job.result is not None
+            assert np.abs(job.result.astype(int) - alone.astype(int)).max() <= 1
+        again = engine.submit(tiny, faces[0], settings, seed=0)
+        assert finished(again) == ["done"]
+        alone = tiny.upscale([faces[0]], seed=0, sampler=sampler, steps=4).images[0, 0]
+        assert np.array_equal(again.result, alone)  # alone: the same bits
+    finally:
+        engine.close()
+
+
+def test_networks_take_turns_and_a_splice_rides_with_its_parents():
+    order: list[str] = []
+    gate = Gate()
+
+    def noted(name: str) -> Network:
+        return Network(lambda batch: (order.append(f"{name}{len(batch)}"), gate(batch)))
+
+    one, other = noted("a"), noted("b")
+    spliced = Spliced(one, other, NoiseSchedule(), 500)
+    resolvers = resolver(one), resolver(other), resolver(spliced)
+    levels = NoiseSchedule().levels(4, "log_snr")
+    noisy = int((levels[:4].float() < spliced.level).sum())
+    assert 0 < noisy < 4  # the chain crosses the splice
+    engine = Engine(max_batch=4)
+    try:
+        blocker = engine.submit(resolver(noted("-")), GREY, steps(1))
+        assert gate.inside.acquire(timeout=20)
+        jobs = [engine.submit(each, GREY, steps(4), visitor=str(each)) for each in resolvers]
+        gate.ticks.release(50)
+        assert finished(blocker, *jobs) == ["done"] * 4
+    finally:
+        engine.close()
+    assert Counter(order)["a2"] == noisy  # with the noisier parent's own job
+    assert set(order) == {"-1", "a1", "a2", "b1", "b2"} or set(order) == {"-1", "a2", "b1", "a1"}
+    assert [mine[0] != next_[0] for mine, next_ in pairwise(order[:7])] == [True] * 6
+
+
+# --------------------------------------------------------------------------------------- fairness
+def test_a_visitor_with_many_jobs_holds_nobody_up():
+    engine = Engine(max_batch=1, max_per_visitor=10)
+    gate = Gate()
+    shared = resolver(Network(gate))
+    try:
+        greedy = [engine.submit(shared, GREY, steps(3), visitor="greedy") for _ in range(5)]
+        assert gate.inside.acquire(timeout=20)
+        modest = engine.submit(shared, GREY, steps(3), visitor="modest")
+        assert [greedy[0].position, modest.position, greedy[1].position] == [0, 1, 2]
+        gate.ticks.release(50)
+        assert set(finished(modest, *greedy)) == {"done"}
+        assert modest.tick == 4  # right after the one that was being served
+    finally:
+        engine.close()
+
+
+def test_a_long_chain_gives_way_after_a_turn():
+    engine = Engine(max_batch=1)
+    gate = Gate()
+    shared = resolver(Network(gate))
+    try:
+        long = engine.submit(shared, GREY, steps(3 * TURN), visitor="long")
+        assert gate.inside.acquire(timeout=20)
+        short = engine.submit(shared, GREY, steps(2), visitor="short")
+        gate.ticks.release(4 * TURN)
+        assert finished(short, long) == ["done", "done"]
+        assert short.tick == TURN + 1
+    finally:
+        engine.close()
+
+
+# ----------------------------------------------------------------------------------------- bounds
+def test_each_bound_is_a_clear_refusal_with_the_wait(small):
+    gate = Gate()
+    shared = resolver(Network(gate))
+    jobs = [small.submit(shared, GREY, steps(30), visitor="a") for _ in range(2)]
+    assert gate.inside.acquire(timeout=20)
+    with pytest.raises(EngineBusy, match=r"You have 2 pictures .* end shortly") as refusal:
+        small.submit(shared, GREY, steps(3), visitor="a")
+    assert refusal.value.wait is None  # nothing has been measured yet
+    jobs += [small.submit(shared, GREY, steps(30), visitor=name) for name in "bc"]
+    gate.let(2)
+    with pytest.raises(EngineBusy, match=r"4 pictures are .* in about \d+ s") as refusal:
+        small.submit(shared, GREY, steps(3), visitor="d")
+    assert refusal.value.wait is not None and refusal.value.wait > 0
+    jobs[3].cancel()
+    gate.let(2)
+    assert jobs[3].wait(5)
+    small.submit(shared, GREY, steps(3), visitor="d").cancel()
+    for job in jobs:
+        job.cancel()
+    gate.ticks.release(10)
+    assert set(finished(*jobs)) == {"cancelled"}
+
+
+def test_a_picture_that_takes_too_long_is_refused_or_stopped():
+    engine = Engine(max_seconds=0.2)
+    shared = resolver(Network(lambda _: time.sleep(0.02)))
+    try:
+        running = engine.submit(shared, GREY, steps(100), visitor="a")
+        assert finished(running) == ["failed"]
+        assert "more than 0 seconds" in running.error and "fewer steps" in running.error
+        assert 5 <= running.evaluations <= 15
+        with pytest.raises(EngineBusy, match=r"100 steps would take .* at most \d+ steps"):
+            engine.submit(shared, GREY, steps(100), visitor="a")
+        assert finished(engine.submit(shared, GREY, steps(3), visitor="a")) == ["done"]
+    finally:
+        engine.close()
+
+
+def test_the_forecast_comes_true(engine):
+    shared = resolver(Network(lambda _: time.sleep(0.01)))
+    assert finished(engine.submit(shared, GREY, steps(5))) == ["done"]
+    jobs = [engine.submit(shared, GREY, steps(20), visitor=str(k)) for k in range(16)]
+    forecasts = [job.seconds_left for job in jobs]
+    assert all(forecast is not None for forecast in forecasts)
+    assert forecasts == sorted(forecasts) and forecasts[-1] > 1.5 * forecasts[0]
+    assert finished(*jobs) == ["done"] * 16
+    assert 0.4 < jobs[-1].seconds / forecasts[-1] < 2.5
+    assert jobs[-1].seconds_left == 0
+
+
+# ---------------------------------------------------------------------------------- cancelled jobs
+@pytest.mark.parametrize("how", ["cancel", "abandon"])
+def test_an_unwanted_job_is_gone_at_the_next_tick(engine, how):
+    gate = Gate()
+    shared = resolver(Network(gate))
+    job = engine.submit(shared, GREY, steps(50), visitor="a")
+    assert gate.inside.acquire(timeout=20)
+    gate.let(3)
+    if how == "cancel":
+        job.cancel()
+    else:
+        job._polled -= 1000
+    gate.ticks.release()
+    assert job._ended.wait(20)
+    assert (job.status, job.evaluations) == ("cancelled", 4)
+    assert len(job.frames) == 4 and job.result is None
+    job.cancel()  # harmless
+
+
+def test_a_job_that_waits_is_cancelled_too(engine):
+    gate = Gate()
+    first = engine.submit(resolver(Network(gate)), GREY, steps(2), visitor="a")
+    assert gate.inside.acquire(timeout=20)
+    second = engine.submit(resolver(), GREY, steps(2), visitor="b")
+    second.cancel()
+    gate.ticks.release(2)
+    assert finished(first, second) == ["done", "cancelled"]
+    assert second.newest is None and second.seconds < 20
+
+
+def test_closing_ends_every_job_and_thread():
+    before = threading.active_count()
+    engine = Engine()
+    job = engine.submit(resolver(Network(lambda _: time.sleep(0.005))), GREY, steps(500))
+    engine.close()
+    assert job.status == "cancelled" and threading.active_count() == before
+    with pytest.raises(EngineBusy, match="closed"):
+        engine.submit(resolver(), GREY, steps(2))
+
+
+# --------------------------------------------------------------------------------------- failures
+def poisoned(condition: Tensor) -> None:
+    if bool((condition > 0.9).any()):
+        raise ValueError("this picture cannot be drawn")
+
+
+def test_a_failing_job_fails_alone(engine, caplog):
+    gate = Gate()
+    network = Network()
+    network.before = lambda batch: gate(batch) if len(network.batches) == 1 else poisoned(batch)
+    shared = resolver(network)
+    blocker = engine.submit(shared, GREY, steps(1), visitor="first")
+    assert gate.inside.acquire(timeout=20)
+    good = [engine.submit(shared, GREY, steps(3), visitor=str(k)) for k in range(3)]
+    bad = engine.submit(shared, POISON, steps(3), visitor="bad")
+    gate.ticks.release()
+    assert finished(blocker, *good, bad) == ["done"] * 4 + ["failed"]
+    assert bad.error == "The network failed on this picture (ValueError): try again."
+    # 4 fail; 2 + 2 of which one fails; 1 + 1 of which one fails, again, and is given up
+    assert network.batches[1:7] == [4, 2, 2, 1, 1, 1]
+    assert "a forward of 4 failed (ValueError)" in caplog.text
+
+
+def test_a_tick_that_fails_once_costs_nobody_the_picture(engine):
+    failures = iter([RuntimeError("a hiccup")])
+
+    def hiccup(_: Tensor) -> None:
+        for failure in failures:
+            raise failure
+
+    job = engine.submit(resolver(Network(hiccup)), GREY, steps(2))
+    assert finished(job) == ["done"] and job.evaluations == 2
+
+
+def test_invalid_numbers_fail_only_their_picture(engine):
+    class Broken(Network):
+        def forward(self, condition: Tensor, noisy: Tensor, noise_level: Tensor) -> Tensor:
+            return torch.where(condition > 0.9, torch.nan, condition)
+
+    shared = resolver(Broken())
+    good = engine.submit(shared, GREY, steps(3), visitor="a")
+    bad = engine.submit(shared, POISON, steps(3), visitor="b")
+    assert finished(good, bad) == ["done", "failed"]
+    assert bad.error == "The network gave a picture with invalid numbers; try another seed."
+
+
+def test_out_of_memory_makes_the_batches_smaller_for_a_while(engine):
+    gate, limit = Gate(), 2
+
+    def full(batch: Tensor) -> None:
+        if len(network.batches) == 1:
+            gate(batch)
+        if len(batch) > limit:
+            raise torch.OutOfMemoryError("no memory")
+
+    network = Network(full)
+    shared = resolver(network)
+    first = engine.submit(shared, GREY, steps(1), visitor="first")
+    assert gate.inside.acquire(timeout=20)
+    jobs = [engine.submit(shared, GREY, steps(15), visitor=str(k)) for k in range(8)]
+    gate.ticks.release()
+    assert finished(first, *jobs) == ["done"] * 9
+    assert network.batches[1:8] == [8, 4, 2, 2, 4, 2, 2]
+    tried = [size for size in network.batches[8:] if size > limit]
+    assert 0 < len(network.batches) < 100 and len(tried) <= 2  # a double after 50 good ticks
+
+
+def test_a_network_without_memory_for_one_says_so(engine):
+    def full(_: Tensor) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    job = engine.submit(resolver(Network(full)), GREY, steps(3))
+    assert finished(job) == ["failed"] and "ran out of memory" in job.error
+
+
+# --------------------------------------------------------------------------------------- watchdog
+def test_a_worker_that_dies_is_replaced_and_says_so(engine, caplog):
+    def die(_: Tensor) -> None:
+        raise SystemExit("a bug in a driver")
+
+    with caplog.at_level(logging.ERROR, "sr3.engine"):
+        lost = engine.submit(resolver(Network(die)), GREY, steps(3), visitor="a")
+        assert finished(lost) == ["failed"] and lost.error == RESTARTED
+        later = engine.submit(resolver(), GREY, steps(3), visitor="b")
+        assert finished(later) == ["done"]
+    assert engine.restarts == 1
+    assert "died of SystemExit" in engine.notice and engine.notice in caplog.text
+
+
+def test_a_worker_that_hangs_is_replaced(caplog):
+    engine, gate = Engine(stall=0.2), Gate()
+    hanging = Network(gate)
+    try:
+        lost = engine.submit(resolver(hanging), GREY, steps(3), visitor="a")
+        assert finished(lost) == ["failed"] and lost.error == RESTARTED
+        later = engine.submit(resolver(), GREY, steps(3), visitor="b")
+        assert finished(later) == ["done"] and "hung" in engine.notice
+        gate.ticks.release()  # the old worker comes back: nobody waits for it
+        time.sleep(0.05)
+        assert lost.evaluations == 0 and lost.status == "failed" and engine.restarts == 1
+    finally:
+        engine.close()
+
+
+def test_a_worker_that_dies_of_the_queue_clears_it(engine, monkeypatch):
+    gate = Gate()
+    blocker = engine.submit(resolver(Network(gate)), GREY, steps(2), visitor="a")
+    assert gate.inside.acquire(timeout=20)
+    failures = iter([RuntimeError("a bug of ours")])
+
+    def broken(*arguments):
+        for failure in failures:
+            raise failure
+        return longest_unserved(*arguments)
+
+    monkeypatch.setattr("sr3.engine.longest_unserved", broken)
+    gate.ticks.release(2)
+    assert finished(blocker) == ["failed"] and blocker.error == RESTARTED
+    assert finished(engine.submit(resolver(), GREY, steps(2))) == ["done"]
+
+
+# ------------------------------------------------------------------------------------------- soak
+def resident() -> int:
+    """This process's memory, bytes; where there is no /proc, the most it has been."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class Ledger:
+    """What became of each job; an ended one is checked and let go."""
+
+    def __init__(self) -> None:
+        self.open: list[Job] = []
+        self.ends: Counter[str] = Counter()
+        self.memory: list[int] = []
+
+    def settle(self) -> None:
+        for job in [job for job in self.open if job.ended]:
+            self.open.remove(job)
+            self.ends[job.status] += 1
+            assert (job.status == "failed") == (job.error is not None)
+            assert (job.status == "done") == (job.result is not None)
+            assert job.status != "done" or job.evaluations == job.total
+            if self.ends.total() in (200, 2000):
+                gc.collect()
+                self.memory.append(resident())
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    log = logging.getLogger("sr3.engine")
+    log.disabled = True
+    yield
+    log.disabled = False
+
+
+def test_two_thousand_jobs_are_all_accounted_for(quiet):
+    """Random cancels, closed tabs, failing ticks, broken pictures and changes of checkpoint."""
+    threads = threading.active_count()
+    dice, ledger = random.Random(0), Ledger()
+    worker_dice = random.Random(1)
+
+    def shaky(condition: Tensor) -> None:
+        poisoned(condition)
+        if worker_dice.random() < 0.03:
+            raise worker_dice.choice([torch.OutOfMemoryError("no memory"), RuntimeError("why?")])
+        if worker_dice.random() < 0.002:
+            raise SystemExit  # which no tick survives
+
+    networks = [Network(shaky) for _ in range(3)]
+    resolvers = [resolver(network) for network in networks]
+    resolvers.append(resolver(Spliced(networks[0], networks[1], NoiseSchedule(), 500)))
+    engine = Engine(max_waiting=40)
+    submitted = refused = 0
+    try:
+        while submitted < 2000:
+            sampler = dice.choice(["ancestral", "ddim", "dpmpp"])
+            settings = SamplerConfig(sampler=sampler, steps=dice.randint(1, 6))
+            picture = POISON if dice.random() < 0.02 else GREY
+            visitor = str(dice.randrange(20))
+            try:
+                job = engine.submit(
+                    dice.choice(resolvers), picture, settings, seed=submitted, visitor=visitor
+                )
+            except EngineBusy:
+                refused += 1
+                time.sleep(0.001)
+            else:
+                submitted += 1
+                ledger.open.append(job)
+            if ledger.open and dice.random() < 0.05:
+                dice.choice(ledger.open).cancel()
+            if ledger.open and dice.random() < 0.02:
+                dice.choice(ledger.open)._polled -= 1000  # a tab that went without a word
+            ledger.settle()
+        deadline = time.monotonic() + 60
+        while ledger.open and time.monotonic() < deadline:
+            time.sleep(0.005)
+            ledger.settle()
+    finally:
+        engine.close()
+    ends = ledger.ends
+    assert ends["done"] + ends["cancelled"] + ends["failed"] == 2000
+    assert ends["done"] > 1400 and ends["cancelled"] > 50 and ends["failed"] > 20 and refused > 0
+    assert engine.restarts > 0 and threading.active_count() == threads
+    after_200, after_2000 = ledger.memory
+    assert after_2000 <= 1.05 * after_200
