@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,8 @@ PUBLIC_LICENCE = (
     "The file is from Janspiry/Image-Super-Resolution-via-Iterative-Refinement (Apache-2.0). It "
     "was trained on FFHQ, whose images are for non-commercial use."
 )
+
+_log = logging.getLogger("sr3.pull")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 checkpoints = typer.Typer(
@@ -219,10 +222,18 @@ def verify_checkpoints(
         raise CheckpointError(" ".join(wrong))
 
 
-def list_domains(as_json: Json = False) -> None:
+def list_domains(
+    pull: Annotated[
+        str | None, typer.Option(help="First fetch this registered data set from the Hub.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """The registered face domains: their splits, hash, and whether their images are here."""
-    from sr3.domains import registered
+    from sr3.domains import fetch_registered, registered
 
+    for name, progress in fetch_registered(pull) if pull else ():
+        for each in progress:
+            _log.info("%s: %s", name, each.describe())
     rows = [_domain_row(name, known) for name, known in registered().items()]
     if as_json:
         print_json(rows)

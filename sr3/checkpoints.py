@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tomllib
@@ -40,6 +41,7 @@ ROOT = Path(__file__).parent.parent / "checkpoints"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 9_500_000  # the Hub keeps files up to 10 MB as they are
+_log = logging.getLogger("sr3.pull")  # downloads that a name asks for; the command line shows them
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ def find_checkpoint(name: str) -> Path:
         return entry.path
     if name.startswith(PREFIX):
         pin = parse_pin(name)
-        for _ in fetch(pin, hub_files(pin)):
-            pass
+        for progress in fetch(pin, hub_files(pin)):
+            _log.info("%s", progress.describe())
         return pin.folder
     path = Path(name)
     if path.is_dir() or path.is_file():
@@ -337,6 +339,7 @@ def save_checkpoint(
     weights: Mapping[str, Tensor],
     card: str,
     dtype: torch.dtype = torch.float16,
+    shard_bytes: int | None = None,
 ) -> None:
     """Write a folder atomically (a sibling is filled, then renamed over it); shards if large.
 
@@ -354,7 +357,7 @@ def save_checkpoint(
         (partial / CARD).write_text(card)
         if isinstance(config, ModelConfig) or config.kind == "delta":
             stored = {name: _as_stored(tensor, dtype) for name, tensor in weights.items()}
-            _write_weights(partial, stored)
+            _write_weights(partial, stored, shard_bytes or SHARD_BYTES)
         shutil.rmtree(before, ignore_errors=True)
         if path.exists():
             os.replace(path, before)
@@ -379,12 +382,12 @@ def _write_shard(tensors: dict[str, Tensor], file: Path) -> None:
     file.chmod(0o644)  # safetensors leaves it to its owner alone
 
 
-def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+def _write_weights(path: Path, weights: dict[str, Tensor], limit: int) -> None:
     shards: list[dict[str, Tensor]] = [{}]
     filled = 0
     for name, tensor in weights.items():
         size = tensor.numel() * tensor.element_size()
-        if filled and filled + size > SHARD_BYTES:
+        if filled and filled + size > limit:
             shards.append({})
             filled = 0
         shards[-1][name] = tensor

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from sr3.catalogue import Json, checkpoints, list_domains, print_json
+from sr3.cli_checkpoints import metrics, prepare
 from sr3.cli_generate import generate
 from sr3.cli_report import report
 from sr3.cli_training import finetune, study, train
@@ -61,7 +62,17 @@ Consistency = Annotated[
 ]
 
 
+@app.callback()
+def begin(
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use no network: as HF_HUB_OFFLINE=1.")
+    ] = False,
+) -> None:
+    prepare(offline)
+
+
 app.add_typer(checkpoints, name="checkpoints")
+app.add_typer(metrics, name="metrics")
 app.command("domains")(list_domains)
 app.command()(train)
 app.command()(finetune)

@@ -6,18 +6,20 @@ subset of n images is the first n of one seeded shuffle, so that the 16 images o
 the 64 of "64"; `Domain.sha256` identifies the whole list.
 
 A domain is read from a folder, a zip, a folder in the public SR3 layout (its `hr_*` images) or an
-LMDB of that layout. Well-known ones are named in `checkpoints/domains.toml`.
+LMDB of that layout, or a Hub data set at a full commit (Parquet with a column of images).
+Well-known ones are named in `checkpoints/domains.toml`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -28,13 +30,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sr3.errors import DomainError
+from sr3.hub_images import IMAGE_COLUMN, fetch_images, images_here, parquet_images
 from sr3.images import Pixels, resize
+from sr3.pins import PREFIX, Progress, parse_pin
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("test", "validation", "train")  # who keeps an image that two claim
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 # Pillow reports a broken PNG in one of several ways.
 _UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
+_log = logging.getLogger("sr3.pull")  # downloads that a name asks for; the command line shows them
 REGISTRY = Path(__file__).parent.parent / "checkpoints" / "domains.toml"
 
 
@@ -146,14 +151,14 @@ def registered() -> dict[str, dict[str, object]]:
 
 def _load_one(name: str) -> Domain:
     known = registered().get(name)
+    if known is None and name.startswith(PREFIX):
+        address, _, column = name.partition("#")
+        for progress in fetch_images(pin := parse_pin(address, "dataset")):
+            _log.info("%s", progress.describe())
+        return domain_from_path(pin.folder, name=name, column=column or IMAGE_COLUMN)
     if known is None:
         return domain_from_path(Path(name))
-    root = Path(os.environ.get("SR3_DATA", "data"))
-    path = root / str(known.get("folder", name))
-    if not path.exists():
-        raise DomainError(
-            f"The images of {name} are not at {path}; set SR3_DATA to the folder that holds them."
-        )
+    path = _place(name, known)
     validation, test = known.get("validation"), known.get("test")
     domain = domain_from_path(
         path,
@@ -162,6 +167,7 @@ def _load_one(name: str) -> Domain:
         validation=validation if isinstance(validation, int) else None,
         test=test if isinstance(test, int) else None,
         may_show=bool(known.get("may_show", False)),
+        column=str(known.get("image_column", IMAGE_COLUMN)),
     )
     expected = known.get("sha256")
     if expected and expected != domain.sha256:
@@ -172,6 +178,33 @@ def _load_one(name: str) -> Domain:
     return domain
 
 
+def _place(name: str, known: Mapping[str, object]) -> Path:
+    """Where the images of a registered domain are. Raises DomainError where they are not."""
+    if "hub" in known:
+        pin = parse_pin(str(known["hub"]), "dataset")
+        if not images_here(pin):
+            raise DomainError(
+                f"The images of {name} are on the Hub and not here yet: fetch them with "
+                f"`python -m sr3 domains --pull {name}`."
+            )
+        return pin.folder
+    path = Path(os.environ.get("SR3_DATA", "data")) / str(known.get("folder", name))
+    if not path.exists():
+        raise DomainError(
+            f"The images of {name} are not at {path}; set SR3_DATA to the folder that holds them."
+        )
+    return path
+
+
+def fetch_registered(name: str | None = None) -> Iterator[tuple[str, Iterator[Progress]]]:
+    """(name, fetch) of each registered domain of the Hub, or of one. Raises DomainError."""
+    for each, known in registered().items():
+        if "hub" in known and name in (None, each):
+            yield each, fetch_images(parse_pin(str(known["hub"]), "dataset"))
+    if name is not None and "hub" not in registered().get(name, {}):
+        raise DomainError(f"{name} is no registered domain of the Hub: nothing is to be fetched.")
+
+
 def domain_from_path(
     path: Path,
     *,
@@ -180,14 +213,16 @@ def domain_from_path(
     validation: int | None = None,
     test: int | None = None,
     may_show: bool = False,
+    column: str = IMAGE_COLUMN,
 ) -> Domain:
-    """A domain from a folder, zip or LMDB. Splits default to a fifth (at most 200) for the test
-    and a tenth (at most 64) for validation; `test` of 0 or more fixes the number.
+    """A domain from a folder, zip, LMDB or the `column` of a folder of Parquet files. Splits
+    default to a fifth (at most 200) for the test and a tenth (at most 64) for validation; `test`
+    of 0 or more fixes the number.
 
     Raises DomainError when there are no images there.
     """
     unique: dict[str, Entry] = {}
-    for file, read in _sources(path):
+    for file, read in _sources(path, column):
         digest = hashlib.sha256(read()).hexdigest()
         unique.setdefault(digest, Entry(file, digest, read))
     if not unique:
@@ -205,10 +240,12 @@ def domain_from_path(
     )
 
 
-def _sources(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _sources(path: Path, column: str = IMAGE_COLUMN) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """(name, reader) of each image under `path`, sorted by name."""
     if path.is_dir() and (path / "data.mdb").exists():
         yield from _lmdb_sources(path)
+    elif path.is_dir() and any(path.rglob("*.parquet")):
+        yield from parquet_images(path, column)
     elif path.is_dir():
         layout = sorted(path.glob("hr_*"))  # the public SR3 layout: hr_128/ lr_16/ sr_16_128/
         root = layout[0] if layout and layout[0].is_dir() else path

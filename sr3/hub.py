@@ -30,7 +30,9 @@ from sr3.pins import (
     PART,
     Kind,
     Pin,
+    Progress,
     is_right,
+    linked_files,
     make_room,
     offline,
     place,
@@ -44,21 +46,6 @@ TRIES = 4  # in a row without new data
 _REQUEST = 2.5  # seconds a connection or a read may take: ends before PATIENCE does
 _state = {"silent": False}
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a fetch is, in bytes over all of its files."""
-
-    file: str
-    done: int
-    total: int
-    remaining: float | None  # seconds; None while there is nothing to judge by
-
-    @property
-    def share(self) -> float:
-        """0 to 1."""
-        return min(1.0, self.done / self.total) if self.total else 1.0
 
 
 def endpoint() -> str:
@@ -116,7 +103,12 @@ def files_of(pin: Pin, token: str | None = None) -> dict[str, str]:
         return known
     except (OSError, ValueError):
         pass
-    info = _repository(pin.repo, pin.commit, pin.kind, token)
+    try:
+        info = _repository(pin.repo, pin.commit, pin.kind, token)
+    except HubUnreachable:
+        if files := linked_files(pin):  # another client fetched them
+            return files
+        raise
     if info.sha != pin.commit:
         raise HubError(f"{pin} is another commit on the Hub ({info.sha}): choose one that exists.")
     files = {
@@ -127,21 +119,31 @@ def files_of(pin: Pin, token: str | None = None) -> dict[str, str]:
 
 
 def resolve(
-    repo: str, revision: str = "main", kind: Kind = "model", token: str | None = None
+    repo: str,
+    revision: str = "main",
+    kind: Kind = "model",
+    token: str | None = None,
+    root: Path | None = None,
 ) -> Pin:
     """The commit that a branch or tag is at now; the last known one where the Hub is silent.
 
     Raises HubError.
     """
-    reference = Pin(repo, "", kind).storage / "refs" / safe_name(revision)
+    reference = Pin(repo, "", kind, root).storage / "refs" / safe_name(revision)
     try:
         commit = _repository(repo, revision, kind, token).sha
     except HubUnreachable:
         if not reference.is_file():
             raise
-        return Pin(repo, reference.read_text().strip(), kind)
+        return Pin(repo, reference.read_text().strip(), kind, root)
     write_note(reference, commit)
-    return Pin(repo, commit, kind)
+    return Pin(repo, commit, kind, root)
+
+
+def page_of(pin: Pin) -> str:
+    """The address of a commit's page."""
+    kind = "" if pin.kind == "model" else f"{pin.kind}s/"
+    return f"{endpoint()}/{kind}{pin.repo}/commit/{pin.commit}"
 
 
 def _repository(repo: str, revision: str, kind: Kind, token: str | None) -> Any:
@@ -289,6 +291,14 @@ def front_matter(values: Mapping[str, Any]) -> str:
 
     make = DatasetCardData if "configs" in values else ModelCardData
     return f"---\n{make(**values).to_yaml().strip()}\n---\n"
+
+
+def metadata_of(card: str) -> dict[str, Any]:
+    """What `front_matter` wrote, or a hand."""
+    from huggingface_hub import ModelCard
+
+    data: Any = ModelCard(card, ignore_metadata_errors=True).data
+    return {name: value for name, value in data.to_dict().items() if name != "model-index"}
 
 
 # ------------------------------------------------------------------------------------ patience

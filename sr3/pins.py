@@ -11,6 +11,9 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -21,9 +24,11 @@ PREFIX = "hub:"
 PART = ".sr3.incomplete"  # behind the name of a file that is being fetched
 Kind = Literal["model", "dataset"]
 _PIN = re.compile(r"hub:([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _GRAIN = 2_000_000_000  # ns: a younger file may change again within its clock's grain
 _known: dict[tuple[str, str, int, int, int, int], str] = {}  # hashes by path and state
 _MOST_KNOWN = 4096
+_local: ContextVar[bool] = ContextVar("sr3_local", default=False)
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,12 @@ class Pin:
     repo: str  # org/name
     commit: str  # 40 hex digits
     kind: Kind = "model"
+    root: Path | None = None  # another cache than the usual one
 
     @property
     def storage(self) -> Path:
         """The repository's folder in the Hub's cache, as every Hub client lays it out."""
-        return cache() / f"{self.kind}s--{self.repo.replace('/', '--')}"
+        return (self.root or cache()) / f"{self.kind}s--{self.repo.replace('/', '--')}"
 
     @property
     def folder(self) -> Path:
@@ -46,6 +52,26 @@ class Pin:
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.repo}@{self.commit}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fetch is, in bytes over all of its files."""
+
+    file: str
+    done: int
+    total: int
+    remaining: float | None  # seconds; None while there is nothing to judge by
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 1.0
+
+    def describe(self) -> str:
+        """One line, such as "model.safetensors: 3.1 of 18.9 MB, about 12 s left"."""
+        left = "" if self.remaining is None else f", about {self.remaining:.0f} s left"
+        return f"{self.file}: {self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB{left}"
 
 
 def parse_pin(text: str, kind: Kind = "model") -> Pin:
@@ -70,10 +96,20 @@ def cache() -> Path:
 
 def offline() -> bool:
     """Whether the network is not to be used: HF_HUB_OFFLINE=1, or `--offline`, which sets it."""
-    return any(
+    return _local.get() or any(
         os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
         for name in ("HF_HUB_OFFLINE", "SR3_OFFLINE")
     )
+
+
+@contextmanager
+def no_network() -> Iterator[None]:
+    """`offline` within the block, for this thread alone."""
+    before = _local.set(True)
+    try:
+        yield
+    finally:
+        _local.reset(before)
 
 
 def go_offline() -> None:
@@ -124,6 +160,13 @@ def place(pointer: Path, blob: Path) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(blob, temporary)
     os.replace(temporary, pointer)
+
+
+def linked_files(pin: Pin) -> dict[str, str]:
+    """The files of a snapshot that links to its blobs, with the hashes that these are named by."""
+    links = [path for path in pin.folder.glob("**/*") if path.is_symlink()]
+    named = {path.relative_to(pin.folder).as_posix(): path.readlink().name for path in links}
+    return {name: digest for name, digest in named.items() if _HASH.fullmatch(digest)}
 
 
 def make_room(pin: Pin, size: int) -> None:

@@ -28,6 +28,7 @@ from sr3.denoiser import Denoiser
 from sr3.devices import Device, pick_device
 from sr3.errors import ConfigError, ImageError
 from sr3.images import Pixels, degrade, enlarge, to_tensor, to_uint8
+from sr3.pretrained import Pretrained
 from sr3.samplers import Refine, Sampler, SeededNoise, make_sampler
 from sr3.schedule import NoiseSchedule
 
@@ -70,7 +71,7 @@ class Result:
     seconds: float
 
 
-class SuperResolver:
+class SuperResolver(Pretrained):
     """A checkpoint on a device. Use `sr3.load`; safe to share between threads."""
 
     def __init__(

@@ -14,12 +14,11 @@ from sr3.checkpoints import (
     missing_parents,
     read_settings,
     registry,
-    weights_hash,
 )
 from sr3.combine import Recipe
-from sr3.errors import CheckpointError, HubError
-from sr3.hub import Progress, fetch
-from sr3.pins import PREFIX, Pin, parse_pin
+from sr3.errors import CheckpointError
+from sr3.hub import fetch
+from sr3.pins import PREFIX, Progress, parse_pin
 
 
 def pull(name: str, token: str | None = None) -> Iterator[Progress]:
@@ -61,14 +60,3 @@ def _parents(name: str, folder: Path, token: str | None) -> Iterator[Progress]:
             f"{name} is made of {', '.join(missing)}, which the registry does not list: it cannot "
             "be loaded here until that is registered or put beside it."
         )
-
-
-def registered_files(pin: Pin) -> tuple[dict[str, str], str]:
-    """What `registry.toml` should say of a commit that is here: its files' hashes, its own hash.
-
-    Raises HubError where it has none.
-    """
-    files = hub_files(pin)
-    if not files:
-        raise HubError(f"{pin} holds no checkpoint: it has neither settings nor weights.")
-    return files, weights_hash(pin.folder)

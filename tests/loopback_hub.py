@@ -175,7 +175,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             status = 409 if key in hub.repositories else 200
             repository = hub.repositories.setdefault(key, Repository())
             if status == 200:
-                repository.private = bool(wish.get("private"))
+                repository.private = wish.get("private") or wish.get("visibility") == "private"
                 hub.commit(repo, {".gitattributes": b"*.safetensors filter=lfs\n"}, key[0])
             address = f"{hub.address}/{'' if key[0] == 'model' else key[0] + 's/'}{repo}"
             return self._json({"url": address, "name": repo, "id": repo}, status)
