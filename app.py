@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sr3.ui import live, result, words
+from sr3.ui import keep, links, live, result, words
 from sr3.ui.frame import page
 from sr3.ui.inputs import choose_face
 from sr3.ui.settings import choose_recipe
@@ -13,6 +13,7 @@ LEAD = (
 )
 
 with page("Super-resolve a face", LEAD):
+    links.restore()
     choice, view = st.columns([1, 2.5], gap="medium")
     with choice:
         chooser = st.container()
@@ -20,9 +21,11 @@ with page("Super-resolve a face", LEAD):
         with chooser:
             face = choose_face(recipe.resolver.low_size, recipe.resolver.high_size)
     with view:
+        live.arrive(face, recipe)
         run = live.current(face)
         live.controls(face, recipe, run)
         live.watch(face, run)
         if run is not None and run.ended:
             result.show(run)
+        keep.past()
         words.explain_chain()

@@ -11,6 +11,7 @@ from streamlit.web import cli
 import sr3.checkpoints
 from sr3.checkpoints import save_checkpoint
 from sr3.presets import MODELS
+from sr3.ui import live
 from sr3.unet import UNet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ def make_checkpoints(folder: Path) -> Path:
 
 def main(folder: str, port: str) -> None:
     sr3.checkpoints.ROOT = Path(folder)
+    live.AT_ONCE = False  # tests start their own runs
     sys.argv = [
         "streamlit", "run", str(ROOT / "app.py"), "--server.headless=true",
         f"--server.port={port}", "--server.address=127.0.0.1", "--server.fileWatcherType=none",

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import time
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from sr3.engine import EngineBusy
 from sr3.errors import MetricUnavailable
 from sr3.images import degrade
 from sr3.metrics import METRICS
-from sr3.ui import gallery, inputs, live, scoreboard, service, stage
+from sr3.ui import gallery, inputs, keep, live, scoreboard, service, stage
 from sr3.ui.frame import PAGES
 from sr3.ui.live import Run
 from sr3.ui.portraits import PORTRAITS, draw
@@ -38,6 +39,7 @@ def _clean(checkpoints, monkeypatch):
     """A small checkpoint, no LPIPS, and nothing left of an earlier test."""
     monkeypatch.setattr(sr3.checkpoints, "ROOT", checkpoints)
     monkeypatch.setattr("sr3.metrics.load_lpips", _no_lpips)
+    monkeypatch.setattr(live, "AT_ONCE", False)
     yield
     service.engine.clear()
     service.resolver.clear()
@@ -190,6 +192,69 @@ def test_a_refusal_is_one_box(monkeypatch):
     assert [box.value for box in app.error] == [
         "64 pictures are waiting already; try again in about 9 seconds."
     ]
+
+
+def test_a_first_visit_begins_with_a_run_and_a_second_look_does_not(monkeypatch):
+    monkeypatch.setattr(live, "AT_ONCE", True)
+    app = opened()
+    run = finished(app)
+    assert run.job.status == "done"
+    app.run()
+    assert app.session_state["sr3_run"] is run
+
+
+def test_past_runs_are_kept_and_bounded(monkeypatch):
+    monkeypatch.setattr(keep, "MOST_PAST", 2)
+    app = opened()
+    for _ in range(3):
+        run_to_end(app)
+        app.run()
+    past = app.session_state[keep.PAST]
+    assert len(past) == 2 and len({each.name for each in past}) == 2
+
+
+# --------------------------------------------------------------------------------------- links
+def linked(**values: str) -> AppTest:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    for name, value in values.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception and not app.error
+    return app
+
+
+def test_a_link_restores_the_same_pixels():
+    app = opened()
+    app.session_state["sr3_gallery"] = {"chosen": "Ines"}
+    app.run()
+    app.number_input(key="sr3_seed").set_value(5).run()
+    app.slider(key="sr3_steps_tiny").set_value(7).run()
+    first = run_to_end(app)
+    link = app.session_state[keep.PAST][-1].link
+    query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(link).query))
+    again = finished(linked(**query))
+    assert np.array_equal(first.picture, again.picture)
+    assert again.recipe.seed == 5 and again.job.total == 7
+
+
+def test_a_link_of_a_visitor_s_own_picture_is_not_made():
+    app = upload(opened(), encoded(face()))
+    run_to_end(app)
+    assert app.session_state[keep.PAST][-1].link is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"face": "../../etc/passwd"}, {"models": "nobody,spliced:a:b:c"}, {"steps": "99999999999999"},
+     {"steps": "-4"}, {"seed": "x"}, {"sampler": "__import__"}, {"start": "7"}, {"page": "../app"},
+     {"models": "interpolated:tiny:tiny:nan"}, {"keep": "yes"}],
+    ids=lambda odd: str(odd),
+)  # fmt: skip
+def test_a_strange_link_does_no_harm(odd):
+    app = linked(**({"face": "Noor", "models": "tiny"} | odd))
+    run = finished(app)
+    assert run.job.status == "done" and run.job.total <= 200
+    assert run.recipe.resolver.name == "tiny"
 
 
 # -------------------------------------------------------------------------------------- inputs

@@ -33,8 +33,10 @@ MARK_URI = "data:image/svg+xml;base64," + base64.b64encode(MARK.encode()).decode
 # File, label and icon of each page, in the order of the navigation.
 PAGES = (
     ("app.py", "Super-resolve", ":material/face:"),
+    ("pages/1_Compare.py", "Compare", ":material/compare:"),
     ("pages/2_Domains.py", "Domains", ":material/public:"),
     ("pages/3_Fine-tuning.py", "Fine-tuning", ":material/model_training:"),
+    ("pages/5_Inside.py", "Inside", ":material/frame_inspect:"),
     ("pages/9_About.py", "About", ":material/info:"),
 )
 

@@ -48,7 +48,7 @@ class Group:
     stopped: bool = False
     waiting: str = ""  # why nothing has begun
     error: str = ""
-    encoded: dict[tuple[int, int], str] = field(default_factory=dict)  # (task, frame) -> data URI
+    encoded: dict[tuple[int, int, str], str] = field(default_factory=dict)  # -> data URI
 
     def pump(self) -> None:
         """Submit what has a place in the engine."""
@@ -130,13 +130,13 @@ class Group:
         common = set.intersection(*map(set, alive)) if alive else set()
         return [(index, [frames.get(index) for frames in kept]) for index in sorted(common)]
 
-    def encode(self, place: int, frame: Frame | None) -> str:
-        """The clean estimate as a data URI, made once."""
+    def encode(self, place: int, frame: Frame | None, what: str = "x0") -> str:
+        """The clean estimate, or `x_t`, of a task's frame as a data URI, made once."""
         if frame is None:
             return ""
-        key = place, frame.index
+        key = place, frame.index, what
         if key not in self.encoded:
-            self.encoded[key] = webp(frame.x0)
+            self.encoded[key] = webp(frame.x0 if what == "x0" else frame.x_t)
         return self.encoded[key]
 
 
@@ -158,6 +158,11 @@ def start(slot: str, face: Face, tasks: Sequence[Task], *, reuse: bool = True) -
     group.pump()
     st.session_state[slot] = group
     return group
+
+
+def begin(slot: str, face: Face, tasks: Sequence[Task]) -> None:
+    """`start` anew, for a button."""
+    start(slot, face, tasks, reuse=False)
 
 
 def current(slot: str, face: Face | None) -> Group | None:

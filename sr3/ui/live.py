@@ -27,6 +27,7 @@ POLL = 0.15  # seconds
 FIRST = 0.2  # longest wait for the first frame, seconds: a poll sooner than the first poll
 DOUBLE_CLICK = 0.3  # seconds
 MAIN: dict[str, Any] = {"key": "sr3_main", "width": 200}  # the one primary button
+AT_ONCE = True  # whether a first visit starts with a run
 ENDED = ("done", "cancelled", "failed")
 
 
@@ -54,6 +55,15 @@ class Run:
         """The result, or the newest clean estimate of a run that was stopped."""
         newest = self.job.newest
         return newest.x0 if self.ended and newest is not None else None
+
+
+def arrive(face: Face | None, recipe: Recipe) -> None:
+    """Start by itself for a link, and once on a first visit: a result is there to be looked at."""
+    state = st.session_state
+    first = AT_ONCE and not state.get("sr3_been_here")
+    state["sr3_been_here"] = True
+    if (state.pop("sr3_arrived", None) or first) and face is not None:
+        start(face, recipe)
 
 
 def current(face: Face | None) -> Run | None:
@@ -183,13 +193,18 @@ def _outcome(run: Run) -> str:
 def _moment(run: Run, frame: Frame) -> Moment:
     """A frame as the stage plays it."""
     if frame.index not in run.moments:
-        noise = 100 * (1 - frame.noise_level**2)  # share of the variance
-        step = min(frame.index + 1, frame.total)
-        status = f"Step {step} of {frame.total} · {noise:.{1 if noise < 10 else 0}f} % noise"
+        status = step_line(frame.index, frame.total, frame.noise_level)
         run.moments[frame.index] = Moment(
             frame.index, frame.total, status, webp(frame.x0), webp(frame.x_t)
         )
     return run.moments[frame.index]
+
+
+def step_line(index: int, total: int, noise_level: float) -> str:
+    """Where a chain stands, for the status line."""
+    noise = 100 * (1 - noise_level**2)  # share of the variance
+    digits = 1 if noise < 10 else 0
+    return f"Step {min(index + 1, total)} of {total} · {noise:.{digits}f} % noise"
 
 
 def _nothing() -> dict[str, Picture]:

@@ -38,11 +38,11 @@ def show() -> None:
     if not st.toggle("Super-resolve them", key="sr3_samples"):
         return
     high, low = faces(domain)
-    drawn = {entries[name].title: resolved(name, domain) for name in chosen}
+    drawn = {name: resolved(name, domain) for name in chosen}
     for number in range(len(high)):
         row = {"Input": np.repeat(np.repeat(low[number], 8, 0), 8, 1),
                "Bicubic": enlarge(low[number], SIDE)}  # fmt: skip
-        row |= {title: images[number] for title, images in drawn.items()}
+        row |= {name: images[number] for name, images in drawn.items()}
         row["Original"] = high[number]
         st.image([encode_png(each) for each in row.values()], list(row), width=SIDE)
     small_print(_terms(domain))
@@ -73,7 +73,7 @@ def faces(domain: str) -> tuple[Pixels, Pixels]:
 def resolved(checkpoint: str, domain: str) -> Pixels:
     """(n, 128, 128, 3) uint8, as the checkpoint recommends, seed 0."""
     _, low = faces(domain)
-    return service.resolver(checkpoint).upscale(list(low), seed=0).images[:, 0]
+    return service.draw(service.resolver(checkpoint), low)
 
 
 def _title(name: str) -> str:

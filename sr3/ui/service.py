@@ -1,12 +1,14 @@
-"""What the server shares between its visitors: one engine, few loaded checkpoints, one LPIPS.
+"""What the server shares between its visitors: one engine, one shelf of checkpoints, one LPIPS.
 
 Invariants: every cache is bounded; nothing here holds a visitor's picture; workers never call
-Streamlit, pages poll them.
+Streamlit, pages poll them; every picture that a page shows is drawn by the engine.
 """
 
 from __future__ import annotations
 
 import gc
+import os
+import threading
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -15,13 +17,15 @@ import numpy as np
 import streamlit as st
 
 from sr3.checkpoints import RegistryEntry, registry
-from sr3.engine import Engine
-from sr3.errors import CheckpointError
+from sr3.engine import Engine, Job
+from sr3.errors import CheckpointError, SR3Error
+from sr3.images import Pixels
 from sr3.metrics import Scorer
 from sr3.mixtures import interpolated, spliced
-from sr3.pipeline import SuperResolver, load
+from sr3.pipeline import SuperResolver
+from sr3.shelf import Shelf, room_for_weights
 
-MAX_LOADED = 4  # checkpoints in memory
+MAX_NAMED = 64  # resolvers; their weights are on the shelf
 MAX_MIXED = 3  # mixtures of them
 
 
@@ -31,13 +35,21 @@ def engine() -> Engine:
     return Engine()
 
 
-@st.cache_resource(max_entries=MAX_LOADED, show_spinner="Loading the checkpoint …")
+@st.cache_resource(max_entries=1, show_spinner=False)
+def shelf() -> Shelf:
+    """The checkpoints in memory: at most SR3_WEIGHTS_MB, or what suits the device."""
+    limit = os.environ.get("SR3_WEIGHTS_MB", "")
+    return Shelf(int(limit) << 20 if limit.isdecimal() else room_for_weights())
+
+
+@st.cache_resource(max_entries=MAX_NAMED, show_spinner="Loading the checkpoint …")
 def resolver(name: str) -> SuperResolver:
-    """A registered checkpoint, loaded and warmed up: a first step is slower than the rest.
+    """A registered checkpoint, warmed up: a first step is slower than the rest. Its weights leave
+    memory when others need the room, and come back at its next use.
 
     Raises CheckpointError where it is not here or is damaged.
     """
-    loaded = load(name)
+    loaded = shelf().get(name)
     grey = np.full((loaded.low_size, loaded.low_size, 3), 128, np.uint8)
     loaded.upscale([grey], steps=2)
     _settle()
@@ -103,22 +115,76 @@ class Seat:
     def __init__(self) -> None:
         self.visitor = uuid.uuid4().hex
         self._job: Work | None = None
+        self._left = False
+        self._lock = threading.Lock()  # a script may still run while its tab is being closed
 
     def take(self, job: Work) -> None:
-        """Make this the visitor's run; an earlier one is cancelled."""
-        self.clear()
-        self._job = job
+        """Make this the visitor's run; an earlier one is cancelled, and this one too where the
+        visitor has left meanwhile."""
+        with self._lock:
+            earlier, self._job = self._job, None if self._left else job
+            gone = self._left
+        if earlier is not None:
+            earlier.cancel()
+        if gone:
+            job.cancel()
 
     def clear(self) -> None:
         """Cancel the run, if it has not ended."""
-        if self._job is not None:
-            self._job.cancel()
-        self._job = None
+        with self._lock:
+            job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+
+    def leave(self) -> None:
+        """The tab is closed: nothing is drawn for it any more."""
+        with self._lock:
+            self._left = True
+        self.clear()
 
 
 @st.cache_resource(
-    scope="session", max_entries=1, show_spinner=False, on_release=lambda seat: seat.clear()
+    scope="session", max_entries=1, show_spinner=False, on_release=lambda seat: seat.leave()
 )
 def seat() -> Seat:
     """This visitor's seat; Streamlit releases it when the tab is closed."""
     return Seat()
+
+
+class _Pictures:
+    """The jobs of `draw` as one run."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.stopped = False
+
+    def cancel(self) -> None:
+        self.stopped = True
+        for job in self.jobs:
+            job.cancel()
+
+
+def draw(model: SuperResolver, low_res: Pixels, seed: int = 0) -> Pixels:
+    """The pictures of (n, low, low, 3) uint8 inputs, (n, high, high, 3), as the checkpoint
+    recommends: by the engine, in this visitor's turn, waiting for the last.
+
+    Raises EngineBusy, and SR3Error where a picture failed or the visitor left.
+    """
+    work, at_once = _Pictures(), engine().max_per_visitor
+    seat().take(work)
+    results: list[Pixels] = []
+    try:
+        for begin in range(0, len(low_res), at_once):
+            work.jobs = [
+                engine().submit(model, low, model.settings(), seed=seed, visitor=seat().visitor)
+                for low in low_res[begin : begin + at_once]
+            ]
+            for job in work.jobs:
+                while not work.stopped and not job.wait(0.5):
+                    pass
+                if job.result is None:
+                    raise SR3Error(job.error or "Stopped.")
+                results.append(job.result)
+    finally:
+        work.cancel()
+    return np.stack(results)

@@ -47,6 +47,76 @@ def explain_chain() -> None:
             )
 
 
+# Part -> one sentence, what the picture shows, the equation and what its letters mean.
+LAYERS = {
+    "chain": (
+        "Each step asks one question, *what would this face be without the noise?*, and takes a "
+        "small step towards the answer.",
+        "The first steps decide the pose, the hair and the light; the last ones draw lashes and "
+        "skin. Watch the **change**: it is large at first, then moves to the edges, then fades.",
+        r"x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1-\bar\alpha_s}\;"
+        r"\frac{x_t - \sqrt{\bar\alpha_t}\, \hat x_0}{\sqrt{1-\bar\alpha_t}},"
+        r"\qquad \hat x_0 = f_\theta(x_t, c, \sqrt{\bar\alpha_t})",
+        "DDIM's step from time $t$ to an earlier $s$: $\\hat x_0$ is the clean estimate, $c$ the "
+        "enlarged input, $\\sqrt{\\bar\\alpha}$ the noise level.",
+    ),
+    "samples": (
+        "Very many faces reduce to the same 16 × 16 pixels: each noise finds another of them.",
+        "Where the **uncertainty** is light, the samples disagree, and no detail there should be "
+        "believed. Their **mean** is blurred: it is closer in PSNR, and worse to look at.",
+        r"\operatorname{Var}[x_0 \mid c] \approx \frac1K \sum_{k=1}^{K} "
+        r"\bigl(x_0^{(k)} - \bar x_0\bigr)^2,\qquad \bar x_0 = \frac1K \sum_k x_0^{(k)} "
+        r"\approx \mathbb E[x_0 \mid c]",
+        "The mean minimizes the expected squared error, hence its PSNR; it is itself no likely "
+        "face.",
+    ),
+    "consistency": (
+        "A result that does not reduce to its own input again is certainly wrong.",
+        "After each step the estimate is corrected by the smallest change that makes it reduce to "
+        "exactly the input. The maps show what is left after reducing the results again.",
+        r"\hat x_0 \leftarrow \hat x_0 + R^{+}\,(y - R\,\hat x_0 R^\top)\,R^{+\top}",
+        "$R$ is bicubic reduction along one axis, $R^+$ its pseudo-inverse, $y$ the input.",
+    ),
+    "counts": (
+        "More steps cost more time; past some number they change nothing that you can see.",
+        "One step gives the average of all likely faces, which is blurred; ten are enough for "
+        "most of the detail. PSNR may fall while LPIPS improves: judge by both.",
+        r"t_0 > t_1 > \dots > t_N = 0,\qquad \log\frac{\bar\alpha_{t_i}}{1-\bar\alpha_{t_i}} "
+        r"\ \text{evenly spaced}",
+        "Fewer steps visit fewer of the 2,000 noise levels that the network was trained on.",
+    ),
+}
+
+
+def layers(part: str) -> None:
+    """One sentence, and behind it what the picture shows and the equation."""
+    sentence, picture, equation, letters = LAYERS[part]
+    st.markdown(f"**{sentence}**")
+    with st.expander("What the picture shows, and the equation", icon=":material/help:"):
+        st.markdown(picture)
+        st.latex(equation)
+        st.markdown(letters)
+
+
+def explain_comparison() -> None:
+    """The expander under a comparison."""
+    with st.expander("What am I looking at?", icon=":material/help:"):
+        st.markdown(
+            "Every network starts from the **same noise** and sees the **same 16 × 16 input**, so "
+            "each difference between the pictures is a difference between the networks.\n\n"
+            "**Interpolated** networks lie between two: each of their weights is a mean of the "
+            "pretrained and the fine-tuned one. **Spliced** ones hand over: the pretrained "
+            "network takes the noisy steps, the fine-tuned one those near the finished image."
+        )
+        with st.expander("The equations"):
+            st.latex(r"\theta_w = \theta_\text{pre} + w\,(\theta_\text{tuned} - \theta_\text{pre})")
+            st.latex(
+                r"\hat x_0 = \begin{cases} f_{\theta_\text{pre}}(x_t, c, \sqrt{\bar\alpha_t}) "
+                r"& t > t_s \\ f_{\theta_\text{tuned}}(x_t, c, \sqrt{\bar\alpha_t}) & t \le t_s "
+                r"\end{cases}"
+            )
+
+
 ABOUT_LEAD = (
     "Can a diffusion super-resolver that was trained on one domain of faces serve another, with "
     "very little fine-tuning?"

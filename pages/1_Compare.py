@@ -1,0 +1,28 @@
+"""Compare: one face, two to four networks on the same noise, side by side and in step."""
+
+import streamlit as st
+
+from sr3.ui import duel, keep, mixing, service, words
+from sr3.ui.frame import page
+from sr3.ui.inputs import choose_face
+from sr3.ui.settings import choose_sampling, choose_seed
+
+LEAD = "One face, one noise, several networks: whatever differs between the pictures, they did."
+
+with page("Compare", LEAD):
+    choice, view = st.columns([1, 2.5], gap="medium")
+    with choice:
+        chooser = st.container()
+        rivals = mixing.choose()
+        first = next((rival.key for rival in rivals if rival.resolver), None)
+        lead = service.resolver(mixing.lead(first) if first else next(iter(service.offered())))
+        with st.expander("Settings", icon=":material/tune:"):
+            sampling, seed = choose_sampling(lead), choose_seed()
+        with chooser:
+            face = choose_face(lead.low_size, lead.high_size)
+    with view:
+        found = duel.run(face, rivals, sampling, seed)
+        if found is not None:
+            duel.tell(found, rivals, seed)
+        keep.past()
+        words.explain_comparison()

@@ -1,0 +1,25 @@
+"""Inside the chain: take the reverse diffusion apart, step by step and sample by sample."""
+
+import streamlit as st
+
+from sr3.ui import inside, keep
+from sr3.ui.frame import page
+from sr3.ui.inputs import choose_face
+from sr3.ui.settings import choose_recipe
+
+LEAD = "What each step does, how sure the network is, and what the settings change."
+
+with page("Inside the chain", LEAD):
+    choice, view = st.columns([1, 2.5], gap="medium")
+    with choice:
+        chooser = st.container()
+        recipe = choose_recipe()
+        with chooser:
+            face = choose_face(recipe.resolver.low_size, recipe.resolver.high_size)
+    with view:
+        tabs = st.tabs(list(inside.PARTS), on_change="rerun", key="sr3_inside")
+        for tab, part in zip(tabs, inside.PARTS.values(), strict=True):
+            if tab.open:
+                with tab:
+                    part(face, recipe)
+        keep.past()

@@ -1,0 +1,97 @@
+"""Links that restore a run: the gallery's face, checkpoints, sampler, steps and seed.
+
+Invariants: a visitor's own picture is never in a link; what a link says is checked against what
+the app offers before anything is done with it, and a part that does not fit is left out.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Mapping
+
+import streamlit as st
+
+from sr3.config import SamplerConfig
+from sr3.ui import gallery, mixing, service
+from sr3.ui.settings import MOST_SEED, MOST_STEPS, SAMPLERS
+
+GALLERY = "gallery-"  # how the identity of a face of the gallery begins
+COMPARE, INSIDE = "compare", "inside"
+PAGES = {COMPARE: "pages/1_Compare.py", INSIDE: "pages/5_Inside.py"}
+
+
+def make(page: str, identity: str, models: list[str], sampling: SamplerConfig, seed: int,
+         **more: str) -> str | None:  # fmt: skip
+    """A link to a run on a page of `PAGES` ("": the first one); None for a visitor's own picture.
+
+    Every link goes to the app's root, which opens the page: a deep address makes Streamlit ask for
+    its own files in the wrong place first, and a browser logs that as errors.
+    """
+    if not identity.startswith(GALLERY):
+        return None
+    values = {
+        **({"page": page} if page else {}),
+        "face": identity.removeprefix(GALLERY), "models": ",".join(models),
+        "sampler": sampling.sampler, "steps": str(sampling.steps), "start": str(sampling.start),
+        "keep": str(int(sampling.consistency)), "seed": str(seed), **more,
+    }  # fmt: skip
+    return f"{address()}?{urllib.parse.urlencode(values)}"
+
+
+def address() -> str:
+    """The app's own address, with a slash at its end, as this visitor reached it."""
+    parts = urllib.parse.urlsplit(st.context.url or "http://localhost:8501/")
+    folder = parts.path.rsplit("/", 1)[0]
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc, f"{folder}/", "", ""))
+
+
+def restore() -> None:
+    """Take the settings of a link into the session, once, and clear it from the address."""
+    given = st.query_params.to_dict()
+    if "face" not in given:
+        return
+    st.query_params.clear()
+    lacking = _apply({name: str(value) for name, value in given.items()})
+    st.session_state["sr3_arrived"] = "link"
+    if lacking:
+        st.toast(f"Not here, and left out: {', '.join(lacking)}.", icon=":material/link_off:")
+    if given.get("page") in PAGES:
+        st.switch_page(PAGES[str(given["page"])])
+
+
+def _apply(given: Mapping[str, str]) -> list[str]:
+    """Set what fits; give what does not."""
+    state, lacking = st.session_state, []
+    if given["face"] in gallery.faces():
+        state["sr3_source"] = "Gallery"
+        state["sr3_gallery"] = {"chosen": given["face"]}
+    else:
+        lacking.append(f"the face {given['face'][:40]!r}")
+    models = [name for name in given.get("models", "").split(",") if name][:4]
+    wanted = mixing.restore(models)
+    lacking += [f"the checkpoint {name[:60]!r}" for name in models if name not in wanted]
+    lead = next((mixing.lead(name) for name in wanted if name != mixing.BICUBIC), None)
+    if lead is None:
+        return lacking
+    state["sr3_checkpoint"] = lead
+    resolver = service.resolver(lead)
+    last = resolver.schedule.steps
+    usual = resolver.config.sampling
+    if given.get("sampler") in SAMPLERS:
+        state[f"sr3_sampler_{lead}"] = given["sampler"]
+    if (steps := _number(given.get("steps"), 1, MOST_STEPS)) is not None:
+        state[f"sr3_steps_{lead}"] = steps
+    starts = {last, usual.start if usual.start < last else last // 2}
+    if (start := _number(given.get("start"), 1, last)) in starts:
+        state[f"sr3_start_{lead}"] = start
+    if given.get("keep") in ("0", "1"):
+        state[f"sr3_consistency_{lead}"] = given["keep"] == "1"
+    if (seed := _number(given.get("seed"), 0, MOST_SEED)) is not None:
+        state["sr3_seed"] = seed
+    return lacking
+
+
+def _number(text: str | None, least: int, most: int) -> int | None:
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > 12:
+        return None
+    return min(max(int(text), least), most)

@@ -1,0 +1,153 @@
+"""Who is compared: registered checkpoints, mixtures of two of them, and bicubic.
+
+A contestant's key says what it is (`lite`, `interpolated:lite:anime:0.5`, `spliced:lite:anime:500`,
+`bicubic`), so that a link can name it; the sliders of a mixture are live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import streamlit as st
+
+from sr3.checkpoints import RegistryEntry, read_config
+from sr3.combine import same_network
+from sr3.pipeline import SuperResolver
+from sr3.ui import service
+from sr3.ui.frame import small_print
+
+BICUBIC = "bicubic"
+MIXED = {"interpolated": "Interpolated", "spliced": "Spliced"}
+MOST = 4
+MOST_WEIGHT = 1.5  # beyond 1 the change is exaggerated
+RIVALS, PAIR = "sr3_rivals", "sr3_pair"  # keys of the session
+WEIGHT, SPLICE = "sr3_weight", "sr3_splice"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One of those compared; `resolver` is None for bicubic."""
+
+    key: str
+    title: str
+    resolver: SuperResolver | None
+
+
+def choose() -> list[Contestant]:
+    """Two to four contestants. Raises CheckpointError where there is no checkpoint."""
+    entries = service.offered()
+    pairs = _pairs(entries)
+    options = [BICUBIC, *entries, *(MIXED if pairs else ())]
+    state = st.session_state
+    state[RIVALS] = [each for each in state.get(RIVALS, _first(entries, pairs)) if each in options]
+    names = {BICUBIC: "Bicubic", **MIXED} | {name: entry.title for name, entry in entries.items()}
+    chosen = st.multiselect(
+        "Compare", options, key=RIVALS, max_selections=MOST, format_func=names.__getitem__,
+        placeholder="Two to four", help="All of them get the same input and the same noise.",
+    )  # fmt: skip
+    parent = tuned = ""
+    if set(chosen) & set(MIXED):
+        parent, tuned = _pair(pairs, entries)
+    return [_contestant(name, names, parent, tuned) for name in chosen]
+
+
+def _contestant(name: str, names: dict[str, str], parent: str, tuned: str) -> Contestant:
+    if name == BICUBIC:
+        return Contestant(BICUBIC, "Bicubic", None)
+    if name not in MIXED:
+        return Contestant(name, names[name], service.resolver(name))
+    value = _weight() if name == "interpolated" else float(_splice(service.resolver(parent)))
+    title = (
+        f"Interpolated, w = {value:g}" if name == "interpolated" else f"Spliced at t = {value:g}"
+    )
+    mixed = service.mixture(name, parent, tuned, value)
+    return Contestant(f"{name}:{parent}:{tuned}:{value:g}", title, mixed)
+
+
+def _weight() -> float:
+    st.session_state.setdefault(WEIGHT, 0.5)
+    return float(
+        st.slider(
+            "Interpolation weight w", 0.0, MOST_WEIGHT, step=0.05, key=WEIGHT,
+            help="0 is the pretrained network, 1 the fine-tuned one; beyond 1 goes further.",
+        )
+    )  # fmt: skip
+
+
+def _splice(parent: SuperResolver) -> int:
+    last = parent.schedule.steps
+    st.session_state.setdefault(SPLICE, last // 4)
+    return int(
+        st.slider(
+            "Splice at time step", 50, last - 50, step=50, key=SPLICE,
+            help="The pretrained network works above it, where the image is noisier, and the "
+            "fine-tuned one from it down to the finished image.",
+        )
+    )  # fmt: skip
+
+
+def _pair(pairs: Sequence[tuple[str, str]], entries: dict[str, RegistryEntry]) -> tuple[str, str]:
+    """(parent, tuned) that a mixture is made of."""
+    titles = {pair: f"{entries[pair[0]].title} + {entries[pair[1]].title}" for pair in pairs}
+    if len(pairs) == 1:
+        small_print(f"Mixed of {titles[pairs[0]]}.")
+        return pairs[0]
+    if st.session_state.get(PAIR) not in pairs:
+        st.session_state[PAIR] = pairs[0]
+    return st.selectbox("Mixed of", pairs, key=PAIR, format_func=titles.__getitem__)
+
+
+def _pairs(entries: dict[str, RegistryEntry]) -> list[tuple[str, str]]:
+    """(parent, tuned) of one family, both whole networks: the registered parents first."""
+    whole = {name: entry for name, entry in entries.items() if entry.parent or entry.images}
+    known = [(e.parent, n) for n, e in whole.items() if e.parent in whole and e.parent is not None]
+    return [
+        (parent, tuned)
+        for parent, tuned in known
+        if same_network(read_config(entries[parent].path), read_config(entries[tuned].path))
+    ]
+
+
+def _first(entries: dict[str, RegistryEntry], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Who is compared until the visitor chooses."""
+    if pairs:
+        return [BICUBIC, *pairs[0]]
+    return [BICUBIC, *list(entries)[:2]]
+
+
+# ------------------------------------------------------------------------------------------- links
+def lead(key: str) -> str:
+    """The registered checkpoint whose settings a contestant's key goes by."""
+    return key.split(":")[1] if ":" in key else key
+
+
+def restore(keys: Sequence[str]) -> list[str]:
+    """Take the contestants of a link into the session; give those that are offered here."""
+    entries, state = service.offered(), st.session_state
+    pairs = _pairs(entries)
+    fit, chosen = [], []
+    for key in keys:
+        kind, *parts = key.split(":")
+        if not parts and (kind == BICUBIC or kind in entries):
+            chosen.append(kind)
+        elif kind in MIXED and len(parts) == 3 and (parts[0], parts[1]) in pairs:
+            try:
+                value = float(parts[2])
+            except ValueError:
+                continue
+            last = service.resolver(parts[0]).schedule.steps
+            if kind == "interpolated" and 0 <= value <= MOST_WEIGHT:
+                state[WEIGHT] = round(value * 20) / 20
+            elif kind == "spliced" and 50 <= value <= last - 50:
+                state[SPLICE] = round(value / 50) * 50
+            else:
+                continue
+            state[PAIR] = (parts[0], parts[1])
+            chosen.append(kind)
+        else:
+            continue
+        fit.append(key)
+    if fit:
+        state[RIVALS] = list(dict.fromkeys(chosen))
+    return fit

@@ -1,0 +1,77 @@
+"""A group of chains on a board: its one button, its polling, its end; the same for every page.
+
+A page says which tasks there are and how they look; another set of tasks (a slider was moved)
+starts again by itself once the visitor has started, and chains that are the same are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import streamlit as st
+
+from sr3.ui import board, group
+from sr3.ui.board import Board
+from sr3.ui.group import Group, Task
+from sr3.ui.inputs import Face
+from sr3.ui.stage import Picture
+
+POLL = 0.15  # seconds
+ARRIVED = "sr3_arrived"  # key of the session: a link asks for a run
+Scene = Callable[[Face, Group | None, bool], Board]  # face, group, whether it is under way
+
+
+def perform(
+    slot: str, face: Face | None, tasks: Sequence[Task], scene: Scene, *, label: str, icon: str,
+    enough: bool = True,
+) -> Group | None:  # fmt: skip
+    """The button and the board; gives the group once it has ended with something to show."""
+    found = group.current(slot, face)
+    if face is not None and tasks and enough:
+        moved = found is not None and set(found.tasks) != set(tasks)
+        if moved or (found is None and st.session_state.pop(ARRIVED, None)):
+            found = group.start(slot, face, tasks)
+    live = found is not None and not found.ended
+    # One key for both faces of the button: it stays in its place and keeps the focus.
+    key = f"{slot}_main"
+    if live:
+        st.button("Stop", on_click=group.stop, args=(slot,), icon=":material/stop:", key=key,
+                  width=200)  # fmt: skip
+    else:
+        st.button(
+            label, on_click=group.begin, args=(slot, face, tasks), type="primary", icon=icon,
+            disabled=face is None or not tasks or not enough, key=key, width=200,
+        )  # fmt: skip
+    if found is not None and found.failure:
+        st.error(found.failure, icon=":material/error:")
+    st.fragment(partial(_watch, slot, face, found, live, scene), run_every=POLL if live else None)()
+    return found if found is not None and not live and found.newest(0) is not None else None
+
+
+def _watch(slot: str, face: Face | None, found: Group | None, live: bool, scene: Scene) -> None:
+    if live and found is not None:
+        found.pump()
+        if found.ended:
+            st.rerun()
+    if face is None:
+        shown = Board([Picture("Input", "", alt="–")], "Choose a face to begin.")
+    else:
+        shown = scene(face, found, live)
+    board.show(shown, f"{slot}_board")
+
+
+def status(found: Group | None, live: bool, ready: str, done: str) -> tuple[str, str]:
+    """The status line, and what stands at its right end."""
+    if found is None:
+        return ready, ""
+    if not live:
+        said = "Stopped; what was there is kept." if found.stopped else done
+        return said, f"{found.seconds:.1f} s"
+    if not found.done:
+        ahead = max((job.position for job in found.jobs.values()), default=0)
+        place = f"Waiting: {ahead} ahead of you." if ahead >= len(found.jobs) else "Starting …"
+        return found.waiting or place, ""
+    lefts = [job.seconds_left for job in found.jobs.values()]
+    left = max((each for each in lefts if each is not None), default=0.0)
+    return f"Working: {found.done} of {found.work} evaluations.", f"about {left:.1f} s left"
