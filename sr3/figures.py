@@ -44,7 +44,7 @@ def quality(
         )  # fmt: skip
     for place in range(1, len(domains)):
         figure.add_vline(place - 0.5, line={"color": look.grid, "width": 1})
-    _ticks(figure.update_xaxes, [_wrapped(name) for name in domains])
+    _ticks(figure.update_xaxes, [_wrapped(name) for name in domains], tickangle=0)
     return figure
 
 
@@ -382,5 +382,5 @@ def _count(images: str) -> int | None:
 
 
 def _wrapped(name: str) -> str:
-    """A joined domain on two lines."""
-    return name.replace("+", " +<br>")
+    """A long domain on several lines."""
+    return name.replace("+", " +<br>").replace("-", "-<br>")

@@ -31,6 +31,8 @@ LIMITS = (
     "networks or ways of sampling; where one seed was run, nothing of seeds is known.",
     "A gain in PSNR may be blur and a gain in LPIPS invention: read the three metrics together.",
 )
+# A figure is drawn while its row is still being read, when there seems to be room for it alone.
+FIT = "<script>document.querySelectorAll('.js-plotly-plot').forEach(Plotly.Plots.resize)</script>"
 Section = tuple[str, list[Chart]]
 
 
@@ -78,14 +80,14 @@ def html(story: Story) -> str:
         parts.append(f'<p class="missing">{prose(NO_STUDY)}</p>')
     for number, (question, shown) in enumerate(sections(story, colours), 1):
         parts.append(f"<h2>{number}. {escape(question)}</h2>")
-        parts += [_chart(chart) for chart in shown]
+        parts += [_chart(chart, question) for chart in shown]
     parts.append(f"<h2>Limits</h2>{items(LIMITS)}")
-    parts.append(f"<footer>{prose(provenance(story))}</footer>")
+    parts.append(f"<footer>{prose(provenance(story))}</footer>{FIT}")
     return page(TITLE, "report.css", f"<main>{''.join(parts)}</main>", colours)
 
 
-def _chart(chart: Chart) -> str:
-    head = f"<h3>{escape(chart.title)}</h3>"
+def _chart(chart: Chart, question: str) -> str:
+    head = f"<h3>{escape(chart.title)}</h3>" if chart.title != question else ""
     if chart.missing:
         return f'{head}<p class="missing">{prose(chart.missing)}</p>'
     more = ""

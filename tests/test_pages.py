@@ -152,7 +152,7 @@ def test_sample_faces_are_drawn_ones_unless_a_domain_may_be_shown(folder, monkey
     app.toggle(key="sr3_samples").set_value(True).run()
     assert not app.exception and not app.error
     images = app.get("image")
-    assert images[0].captions == ["Input", "Bicubic", "Tiny test network", "Original"]
+    assert images[0].captions == ["Input", "Bicubic", "tiny", "Original"]
     assert len(images) == samples.FACES
     assert any("Drawn by this program" in each.value for each in app.markdown)
 
