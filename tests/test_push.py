@@ -1,5 +1,6 @@
 """To the Hub and back: checkpoints, cards, measurements and data sets, on a Hub on the loopback."""
 
+# ruff: noqa: F811 (pytest's fixtures are arguments of the same name)
 from __future__ import annotations
 
 import io
@@ -39,13 +40,13 @@ REPO = "lab/pushed"
 
 
 @pytest.fixture
-def account(server, monkeypatch):  # noqa: F811
+def account(server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     return server
 
 
 @pytest.fixture
-def delta(folder, tmp_path):  # noqa: F811
+def delta(folder, tmp_path):
     """A fine-tuned checkpoint beside its parent."""
     torch.manual_seed(1)
     parent = sr3.load(folder, "cpu").network.state_dict()
@@ -73,7 +74,7 @@ def call(*words: str):
 
 
 # --------------------------------------------------------------------------------- checkpoints
-def test_pushed_and_pulled_back_it_is_the_same(account, folder, tmp_path):  # noqa: F811
+def test_pushed_and_pulled_back_it_is_the_same(account, folder, tmp_path):
     pin = push_checkpoint(str(folder), REPO, metrics=tmp_path / "none")
     assert set(account.files(REPO)) >= {"config.json", "model.safetensors", "README.md"}
     drain(pull(str(pin)))
@@ -99,7 +100,7 @@ def test_a_change_comes_back_beside_its_registered_parent(
     assert "add each to the tensor" in account.files(REPO)["README.md"].decode()
 
 
-def test_put_together_it_needs_no_parent(account, folder, delta, tmp_path):  # noqa: F811
+def test_put_together_it_needs_no_parent(account, folder, delta, tmp_path):
     pin = push_checkpoint(str(delta), REPO, whole=True, metrics=tmp_path / "none")
     assert "model.safetensors" in account.files(REPO)
     drain(pull(str(pin)))
@@ -114,7 +115,7 @@ def test_a_commit_without_its_parent_says_so(account, delta, tmp_path):
         drain(pull(str(pin)))
 
 
-def test_the_lines_for_the_registry_offer_it(account, folder, tmp_path, monkeypatch):  # noqa: F811
+def test_the_lines_for_the_registry_offer_it(account, folder, tmp_path, monkeypatch):
     pin = push_checkpoint(str(folder), REPO, metrics=tmp_path / "none")
     drain(pull(str(pin)))
     root = tmp_path / "elsewhere"
@@ -126,7 +127,7 @@ def test_the_lines_for_the_registry_offer_it(account, folder, tmp_path, monkeypa
     assert (images("theirs") == images(str(folder))).all()
 
 
-def test_the_card_carries_the_table_and_nothing_else(account, folder, tmp_path):  # noqa: F811
+def test_the_card_carries_the_table_and_nothing_else(account, folder, tmp_path):
     digest = weights_hash(folder)
     rows = [row(digest, 24.0), row(digest, 26.0, image="b"), row("0" * 64, 99.0)]
     results.append(rows, tmp_path / "metrics")
@@ -140,7 +141,7 @@ def test_the_card_carries_the_table_and_nothing_else(account, folder, tmp_path):
     assert "# A card" in card.text and digest in card.text and "99" not in card.text
 
 
-def test_a_card_pushed_again_has_each_section_once(account, folder, tmp_path):  # noqa: F811
+def test_a_card_pushed_again_has_each_section_once(account, folder, tmp_path):
     for _ in range(2):
         pin = push_checkpoint(str(folder), REPO, metrics=tmp_path / "none")
         drain(pull(str(pin)))
@@ -151,7 +152,7 @@ def test_a_card_pushed_again_has_each_section_once(account, folder, tmp_path):  
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_the_bare_script_of_the_card_loads_it(account, folder, delta, tmp_path, whole):  # noqa: F811
+def test_the_bare_script_of_the_card_loads_it(account, folder, delta, tmp_path, whole):
     pushed = delta if whole else folder
     push_checkpoint(str(pushed), REPO, whole=whole, metrics=tmp_path / "none")
     card = account.files(REPO)["README.md"].decode()
@@ -170,14 +171,14 @@ def test_the_bare_script_of_the_card_loads_it(account, folder, delta, tmp_path, 
     assert total == pytest.approx(sum(v.double().abs().sum().item() for v in expected.values()))
 
 
-def test_without_a_token_a_push_says_to_log_in(server, folder, tmp_path):  # noqa: F811
+def test_without_a_token_a_push_says_to_log_in(server, folder, tmp_path):
     with pytest.raises(HubError, match="HF_TOKEN"):
         push_checkpoint(str(folder), REPO, metrics=tmp_path / "none")
     assert not any(each.startswith("POST") for each in server.requests)
 
 
 # --------------------------------------------------------------------------------------- mixin
-def test_the_mixin_pushes_and_loads(account, folder, tmp_path, monkeypatch):  # noqa: F811
+def test_the_mixin_pushes_and_loads(account, folder, tmp_path, monkeypatch):
     model = sr3.SuperResolver.from_pretrained(folder, device="cpu")
     page = model.push_to_hub(REPO, commit_message="first", private=True)
     commit = page.rsplit("/", 1)[1]
@@ -201,7 +202,7 @@ def test_the_mixin_pushes_and_loads(account, folder, tmp_path, monkeypatch):  # 
     assert any("/resolve/" in each for each in account.requests)
 
 
-def test_a_branch_and_a_folder(account, folder, tmp_path):  # noqa: F811
+def test_a_branch_and_a_folder(account, folder, tmp_path):
     model = sr3.SuperResolver.from_pretrained(folder, device="cpu")
     model.push_to_hub(REPO, branch="trial")
     assert "model.safetensors" not in account.files(REPO)  # main is as it was
@@ -287,7 +288,7 @@ def test_a_domain_by_its_commit_and_a_wrong_column(account, faces):
 
 
 # -------------------------------------------------------------------------------- command line
-def test_the_commands_push_pull_and_tell(account, folder, tmp_path, monkeypatch):  # noqa: F811
+def test_the_commands_push_pull_and_tell(account, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "ROOT", tmp_path / "root")
     (tmp_path / "root").mkdir()
     done = call("checkpoints", "push", folder, "--repo", REPO, "--json")
@@ -306,7 +307,7 @@ def test_the_commands_push_pull_and_tell(account, folder, tmp_path, monkeypatch)
     assert call("checkpoints", "verify", "local").exit_code == 0 and account.requests == []
 
 
-def test_offline_on_the_command_line(account, folder, monkeypatch):  # noqa: F811
+def test_offline_on_the_command_line(account, folder, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "")  # restored after what --offline sets
     wanted = f"hub:lab/other@{'a' * 40}"
     done = call("--offline", "checkpoints", "pull", wanted)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import streamlit as st
 
 from sr3.errors import SR3Error
+from sr3.hub import silent
 
 # The mark: a coarse pixel grid that dissolves into a smooth face-like disc.
 MARK = """
@@ -36,6 +37,7 @@ PAGES = (
     ("pages/1_Compare.py", "Compare", ":material/compare:"),
     ("pages/2_Domains.py", "Domains", ":material/public:"),
     ("pages/3_Fine-tuning.py", "Fine-tuning", ":material/model_training:"),
+    ("pages/4_Checkpoints.py", "Checkpoints", ":material/inventory_2:"),
     ("pages/5_Inside.py", "Inside", ":material/frame_inspect:"),
     ("pages/9_About.py", "About", ":material/info:"),
 )
@@ -60,6 +62,11 @@ def navigation() -> None:
         st.markdown(f"![]({MARK_URI}) **SR3 Lab**", width="content")
         for path, label, icon in PAGES:
             st.page_link(path, label=label, icon=icon)
+        if silent():
+            st.markdown(
+                ":material/cloud_off: offline", width="content",
+                help="No network is used or found. Everything that is on this machine works.",
+            )  # fmt: skip
 
 
 def small_print(text: str) -> None:

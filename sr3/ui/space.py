@@ -1,0 +1,66 @@
+"""The app as it runs in a Space: `python -m sr3.ui.space`. On a laptop, `make app` is enough.
+
+A Space is shown inside a frame of another site. Browsers keep such a frame's cookies only when they
+are marked `Partitioned`; without the XSRF cookie every upload would be refused. XSRF protection
+stays on: the cookie reaches the frame, and its token is checked as ever.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sr3.pins import go_offline
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COOKIE = b"_streamlit_xsrf="  # Streamlit's name for it
+PARTITIONED = b"; Partitioned"  # CHIPS: one jar of cookies for each embedding site
+PORT = 7860  # what a Space expects
+
+
+class PartitionedCookie:
+    """ASGI middleware: the XSRF cookie becomes a partitioned one, all else passes unchanged."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def partitioned(message: Message) -> None:
+            if "headers" in message:
+                message["headers"] = [_marked(*header) for header in message["headers"]]
+            await send(message)
+
+        await self.app(scope, receive, partitioned)
+
+
+def _marked(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    ours = name.lower() == b"set-cookie" and value.startswith(COOKIE)
+    return name, value + PARTITIONED if ours and PARTITIONED not in value else value
+
+
+app = st.App(ROOT / "app.py", middleware=[Middleware(PartitionedCookie)])
+
+
+def settings() -> dict[str, Any]:
+    """What differs from `.streamlit/config.toml` in a Space."""
+    return {
+        "server.port": int(os.environ.get("PORT", PORT)),
+        "server.address": os.environ.get("SR3_ADDRESS", "0.0.0.0"),
+        "server.headless": True,
+        "server.fileWatcherType": "none",
+        "server.enableXsrfProtection": True,
+        "server.xsrfCookieSameSite": "none",
+    }
+
+
+if __name__ == "__main__":
+    if "--offline" in sys.argv:
+        go_offline()
+    os.chdir(ROOT)  # where .streamlit/config.toml is looked for
+    app.run(config=settings())
