@@ -398,5 +398,5 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, SR3Error):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return "The device ran out of memory: try again with fewer pictures at once."
+        return "The device ran out of memory: try again when fewer pictures are in the making."
     return f"The network failed on this picture ({type(error).__name__}): try again."

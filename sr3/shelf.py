@@ -12,6 +12,7 @@ every tensor in which it does not differ from its parent; what is loaded has the
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,7 +56,7 @@ class Shelf:
 
         Raises CheckpointError where there is none or its settings are damaged.
         """
-        path = find_checkpoint(str(name))
+        path = find_checkpoint(str(name)).resolve()
         return Shelved(self, path, read_config(path), self.device, str(name))
 
     def network(self, path: Path) -> nn.Module:
@@ -121,7 +122,7 @@ class Shelf:
 
     def _combined(self, path: Path, recipe: Recipe) -> UNet | Spliced:
         """The network that a recipe describes, over the parents on the shelf."""
-        places = tuple(find_parent(path, parent) for parent in recipe.parents)
+        places = tuple(find_parent(path, parent).resolve() for parent in recipe.parents)
         if not all(same_network(read_config(place), recipe.model) for place in places):
             raise CheckpointError(f"{path} and its parents have different networks: make it anew.")
         parents = [self.network(place) for place in places]
@@ -166,6 +167,16 @@ class Shelved(SuperResolver):
             case "_fast":
                 return Denoiser(self.network, self.config, self.device.precision)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+
+def room_for_weights(device: str = "auto") -> int:
+    """Bytes that weights may take: half of a GPU's memory; an eighth of the machine's, at most
+    4 GB, since others live there too."""
+    place = pick_device(device).device
+    if place.type == "cuda":
+        return int(torch.cuda.get_device_properties(place).total_memory) // 2
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine // 8, 4 << 30)
 
 
 def bytes_of(networks: Iterable[nn.Module]) -> int:

@@ -1,0 +1,70 @@
+"""What the server shares: a seat a visitor, pictures by the engine, nothing for a closed tab."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import sr3.checkpoints
+from sr3.errors import SR3Error
+from sr3.ui import service
+from tests.app_server import make_checkpoints
+
+LOW = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+
+
+class Work:
+    cancelled = 0
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """The engine and a shelf over one small network."""
+    monkeypatch.setattr(sr3.checkpoints, "ROOT", make_checkpoints(tmp_path))
+    seat = service.Seat()
+    monkeypatch.setattr(service, "seat", lambda: seat)
+    yield service.resolver("tiny")
+    for shared in (service.engine, service.resolver, service.shelf):
+        shared.clear()
+
+
+def test_a_run_that_is_taken_after_the_visitor_left_is_no_orphan():
+    seat, early, late = service.Seat(), Work(), Work()
+    seat.take(early)
+    seat.leave()
+    seat.take(late)  # by a script that was still running
+    assert (early.cancelled, late.cancelled) == (1, 1)
+
+
+def test_another_run_takes_the_place_of_the_first():
+    seat, first, second = service.Seat(), Work(), Work()
+    seat.take(first)
+    seat.take(second)
+    assert (first.cancelled, second.cancelled) == (1, 0)
+    seat.clear()
+    seat.clear()
+    assert (first.cancelled, second.cancelled) == (1, 1)
+
+
+def test_pictures_are_drawn_by_the_engine_more_than_a_visitor_may_have_at_once(tiny):
+    pictures = service.draw(tiny, LOW, seed=3)
+    expected = np.stack([tiny.upscale([low], seed=3).images[0, 0] for low in LOW])
+    assert pictures.shape == (5, 128, 128, 3) and service.engine().max_per_visitor < 5
+    assert np.abs(pictures.astype(int) - expected.astype(int)).max() <= 1
+    assert service.engine().ticks < 5 * tiny.settings().steps  # they shared forwards
+
+
+def test_drawing_stops_when_the_visitor_leaves(tiny, monkeypatch):
+    def leave(*_, **__):
+        service.seat().leave()
+        return original(*_, **__)
+
+    original = tiny.estimate
+    monkeypatch.setattr(tiny, "estimate", leave)
+    with pytest.raises(SR3Error, match="Stopped"):
+        service.draw(tiny, LOW)
+    assert service.engine()._jobs == [] or all(job._cancelled for job in service.engine()._jobs)
+    assert service.engine().ticks <= 2
