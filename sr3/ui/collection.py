@@ -30,7 +30,7 @@ def _table(state: tuple[tuple[str, int], ...]) -> pd.DataFrame:
     return read(checkpoints.ROOT / "metrics")
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
+@st.cache_data(max_entries=256, show_spinner="Reading the measurements …")
 def _scores(digest: str, state: tuple[tuple[str, int], ...]) -> pd.DataFrame:
     return scores_of(digest, _table(state))
 
@@ -75,26 +75,32 @@ def facts(entry: RegistryEntry) -> dict[str, str]:
 
 def overview(entries: Mapping[str, RegistryEntry]) -> None:
     """One row a checkpoint, with a small chart of its PSNR on each domain."""
-    rows = []
-    for name, entry in entries.items():
-        found = scores(entry)
-        psnr = found[found["metric"] == "psnr"].groupby("domain")["mean"].mean()
-        lpips = found[found["metric"] == "lpips"].groupby("domain")["mean"].mean()
-        rows.append({
+    found = {name: scores(entry) for name, entry in entries.items()}
+    domains = sorted({str(domain) for table in found.values() for domain in table["domain"]})
+    rows = [
+        {
             "Name": name, "Title": entry.title, **facts(entry),
-            "PSNR ↑ by domain": psnr.round(2).tolist(),
-            "LPIPS ↓ by domain": lpips.round(4).tolist(),
-        })  # fmt: skip
+            "PSNR ↑ by domain": _bars(found[name], "psnr", domains),
+            "LPIPS ↓ by domain": _bars(found[name], "lpips", domains),
+        }
+        for name, entry in entries.items()
+    ]  # fmt: skip
     chart = st.column_config.BarChartColumn
     st.dataframe(
         pd.DataFrame(rows), hide_index=True, width="stretch",
         column_config={
-            "PSNR ↑ by domain": chart(help="dB, each domain that was measured", y_min=10, y_max=30),
+            "PSNR ↑ by domain": chart(help="dB, each domain that was measured", y_min=0, y_max=30),
             "LPIPS ↓ by domain": chart(help="each domain that was measured", y_min=0, y_max=0.6),
         },
     )  # fmt: skip
-    domains = sorted({str(d) for entry in entries.values() for d in scores(entry)["domain"]})
-    small_print(f"Bars, from left to right: {', '.join(domains) or UNMEASURED}.")
+    order = ", ".join(domains) or UNMEASURED
+    small_print(f"Bars, from left to right: {order}. No bar: {UNMEASURED}.")
+
+
+def _bars(table: pd.DataFrame, metric: str, domains: list[str]) -> list[float]:
+    """A mean a domain; 0, which draws nothing, where there is none."""
+    means = table[table["metric"] == metric].groupby("domain")["mean"].mean()
+    return [float(means.get(domain, 0.0)) for domain in domains]
 
 
 def one(entries: Mapping[str, RegistryEntry]) -> None:

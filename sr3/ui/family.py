@@ -22,7 +22,7 @@ STYLE = {
 def tree(entries: Mapping[str, RegistryEntry]) -> None:
     """The drawing, and the same in words for those who cannot see it."""
     links = {name: parents_of(entry) for name, entry in entries.items()}
-    st.graphviz_chart(dot(entries, links), width="stretch")
+    st.graphviz_chart(dot(entries, links), width="content")
     lines = [
         f"{name}: {STYLE[kind][1]}" + (f" from {' and '.join(parents)}" if parents else "")
         for name, (kind, parents) in links.items()

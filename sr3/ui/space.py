@@ -48,8 +48,11 @@ app = st.App(ROOT / "app.py", middleware=[Middleware(PartitionedCookie)])
 
 
 def settings() -> dict[str, Any]:
-    """What differs from `.streamlit/config.toml` in a Space."""
-    return {
+    """What differs from `.streamlit/config.toml` in a Space. SR3_TLS names a folder with `cert.pem`
+    and `key.pem`, for HTTPS without a proxy before it."""
+    tls = os.environ.get("SR3_TLS")
+    files = {"server.sslCertFile": f"{tls}/cert.pem", "server.sslKeyFile": f"{tls}/key.pem"}
+    return (files if tls else {}) | {
         "server.port": int(os.environ.get("PORT", PORT)),
         "server.address": os.environ.get("SR3_ADDRESS", "0.0.0.0"),
         "server.headless": True,
