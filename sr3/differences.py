@@ -53,9 +53,9 @@ def error(picture: Pixels, reference: Pixels) -> Values:
     return values
 
 
-def error_map(picture: Pixels, reference: Pixels) -> Pixels:
-    """The error in colours, (h, w, 3): black for none, light from `FULL` grey levels up."""
-    return coloured(error(picture, reference) / FULL, SEQUENTIAL)
+def error_map(picture: Pixels, reference: Pixels, full: float = FULL) -> Pixels:
+    """The error in colours, (h, w, 3): black for none, light from `full` grey levels up."""
+    return coloured(error(picture, reference) / full, SEQUENTIAL)
 
 
 def change_map(before: Pixels, after: Pixels) -> Pixels:

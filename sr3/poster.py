@@ -50,7 +50,7 @@ def html(story: Story) -> str:
     target = story.targets[0] if story.targets else "another domain"
     method = "".join(f"<p>{escape(line)}</p>" for line in METHOD)
     rows = [
-        _panel(number, *answer) for number, answer in enumerate(_answers(story, target, colours), 1)
+        _panel(number, *answer) for number, answer in enumerate(answered(story, target, colours), 1)
     ]
     absent = "" if story.targets else f"{NO_STUDY} "
     body = (
@@ -66,7 +66,7 @@ def html(story: Story) -> str:
 Answered = tuple[str, list[str], Chart, int]
 
 
-def _answers(story: Story, target: str, colours: Look) -> list[Answered]:
+def answered(story: Story, target: str, colours: Look) -> list[Answered]:
     """Each question with its headline sentences and a figure, as a chart and which of its own."""
     metric = main_metric(story)
     first = story.metrics.index(metric) if metric else 0

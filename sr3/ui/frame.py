@@ -39,21 +39,28 @@ PAGES = (
     ("pages/3_Fine-tuning.py", "Fine-tuning", ":material/model_training:"),
     ("pages/4_Checkpoints.py", "Checkpoints", ":material/inventory_2:"),
     ("pages/5_Inside.py", "Inside", ":material/frame_inspect:"),
+    ("pages/6_Poster.py", "Poster", ":material/slideshow:"),
     ("pages/9_About.py", "About", ":material/info:"),
 )
 
 
 @contextmanager
-def page(title: str, lead: str) -> Iterator[None]:
-    """Everything inside is the page's body; a `SR3Error` in it becomes one box."""
+def page(title: str, lead: str, *, bare: bool = False) -> Iterator[None]:
+    """Everything inside is the page's body; a `SR3Error` in it becomes one box.
+
+    `bare`: the page brings its own title, and the way back stands at its end.
+    """
     st.set_page_config(f"{title} · SR3 Lab", MARK, layout="wide")
-    navigation()
-    st.title(title, anchor=False)
-    st.markdown(lead)
+    if not bare:
+        navigation()
+        st.title(title, anchor=False)
+        st.markdown(lead)
     try:
         yield
     except SR3Error as error:
         st.error(str(error), icon=":material/error:")
+    if bare:
+        st.page_link("app.py", label="Leave", icon=":material/logout:")
 
 
 def navigation() -> None:

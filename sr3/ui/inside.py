@@ -28,6 +28,7 @@ from sr3.ui.stage import Picture, png, webp
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100)
 MOST_SAMPLES = 12
+FINE = 4.0  # grey levels at which the map of a 16 x 16 error is light: it is small
 LENS = (0.5, 0.45)
 
 
@@ -184,6 +185,10 @@ def consistency(face: Face | None, recipe: Recipe) -> None:
         "sr3_kept", face, tasks, _consistency, label="Run both", icon=":material/compare_arrows:",
     )  # fmt: skip
     if found is not None and face is not None:
+        small_print(
+            "The maps: each result is reduced to 16 × 16 again and laid over the input; light from "
+            f"{FINE:.0f} of 255 grey levels."
+        )
         drawn = {task.title: found.picture(k) for k, task in enumerate(found.tasks)}
         scoreboard.show({title: p for title, p in drawn.items() if p is not None}, face)
 
@@ -196,7 +201,7 @@ def _consistency(face: Face, found: Group | None, live: bool) -> Board:
     ]  # fmt: skip
     titles = ("Free", "Kept to the input")
     pair = [Picture(title, "", alt=title) for title in titles]
-    maps = [Picture(f"{title}: error of the input", "", alt="–") for title in titles]
+    maps = [Picture(f"{title.split()[0]}: error at 16 × 16", "", alt="–") for title in titles]
     for k in range(2):
         picture = found.picture(k) if found and not live else None
         if picture is None:
@@ -205,7 +210,7 @@ def _consistency(face: Face, found: Group | None, live: bool) -> Board:
         pair[k] = replace(pair[k], image=png(picture), note="the result")
         wrong = float(np.abs(again.astype(float) - face.low_res).mean())
         maps[k] = replace(
-            maps[k], image=png(error_map(again, face.low_res)), crisp=True,
+            maps[k], image=png(error_map(again, face.low_res, FINE)), crisp=True,
             note=f"{wrong:.2f} grey levels on average", alt="Error after reducing again",
         )  # fmt: skip
     ready = "Ready. Both start from the same noise."

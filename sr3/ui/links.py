@@ -16,8 +16,8 @@ from sr3.ui import gallery, mixing, service
 from sr3.ui.settings import MOST_SEED, MOST_STEPS, SAMPLERS
 
 GALLERY = "gallery-"  # how the identity of a face of the gallery begins
-COMPARE, INSIDE = "compare", "inside"
-PAGES = {COMPARE: "pages/1_Compare.py", INSIDE: "pages/5_Inside.py"}
+COMPARE, INSIDE, POSTER = "compare", "inside", "poster"
+PAGES = {COMPARE: "pages/1_Compare.py", INSIDE: "pages/5_Inside.py", POSTER: "pages/6_Poster.py"}
 
 
 def make(page: str, identity: str, models: list[str], sampling: SamplerConfig, seed: int,
@@ -46,17 +46,21 @@ def address() -> str:
 
 
 def restore() -> None:
-    """Take the settings of a link into the session, once, and clear it from the address."""
-    given = st.query_params.to_dict()
-    if "face" not in given:
+    """Take the settings of a link into the session, once, and clear it from the address.
+
+    `?page=poster` alone opens that page.
+    """
+    given = {name: str(value) for name, value in st.query_params.to_dict().items()}
+    if not {"face", "page"} & set(given):
         return
     st.query_params.clear()
-    lacking = _apply({name: str(value) for name, value in given.items()})
-    st.session_state["sr3_arrived"] = "link"
-    if lacking:
-        st.toast(f"Not here, and left out: {', '.join(lacking)}.", icon=":material/link_off:")
+    if "face" in given:
+        lacking = _apply(given)
+        st.session_state["sr3_arrived"] = True
+        if lacking:
+            st.toast(f"Not here, and left out: {', '.join(lacking)}.", icon=":material/link_off:")
     if given.get("page") in PAGES:
-        st.switch_page(PAGES[str(given["page"])])
+        st.switch_page(PAGES[given["page"]])
 
 
 def _apply(given: Mapping[str, str]) -> list[str]:

@@ -17,6 +17,7 @@ import streamlit as st
 from sr3 import charts, checkpoints, results
 from sr3.charts import Chart
 from sr3.looks import Look, look
+from sr3.poster import Answered, answered
 from sr3.ui.frame import small_print
 from sr3.views import BASELINES, Story, parents, source_of
 
@@ -41,6 +42,11 @@ class Subject:
     def story(self) -> Story:
         return _story(*self._key)
 
+    @property
+    def answers(self) -> list[Answered]:
+        """The four questions as the poster answers them, in the visitor's theme."""
+        return _answers(*self._key, _scheme())
+
     def chart(self, name: str, *settings: Any) -> Chart:
         """A chart of `MADE`, with what its function takes after the look."""
         return _chart(*self._key, _scheme(), name, settings)
@@ -63,6 +69,15 @@ def choose() -> Subject:
             help="Where the parent was trained; the list of checkpoints does not say.",
         )  # fmt: skip
     return Subject(str(folder), stamp, parent, source)
+
+
+def usual() -> Subject:
+    """What `choose` gives where nothing is chosen."""
+    folder = checkpoints.ROOT / "metrics"
+    stamp = _stamp(folder)
+    table = _table(str(folder), stamp)
+    parent = next(iter(parents(table)), "")
+    return Subject(str(folder), stamp, parent, source_of(table, parent))
 
 
 def beside_baselines(story: Story) -> list[str]:
@@ -122,6 +137,15 @@ def _chart(
     return MADE[name](_story(folder, stamp, parent, source), colours, *settings)
 
 
+@st.cache_resource(max_entries=4, show_spinner="Reading the answers …")
+def _answers(
+    folder: str, stamp: Stamp, parent: str, source: str | None, scheme: str
+) -> list[Answered]:
+    story = _story(folder, stamp, parent, source)
+    target = story.targets[0] if story.targets else "another domain"
+    return answered(story, target, look("dark" if scheme == "dark" else "light"))
+
+
 def _scheme() -> str:
     return str(st.context.theme.type or "light")
 
@@ -150,6 +174,11 @@ def show(chart: Chart, picked: Callable[[str], None] | None = None) -> None:
             "Download CSV", chart.data.to_csv(index=False), f"sr3-{chart.name}.csv", "text/csv",
             icon=":material/download:", on_click="ignore", key=f"sr3_csv_{chart.name}",
         )  # fmt: skip
+
+
+def plot(chart: Chart, number: int) -> None:
+    """One figure of a chart alone."""
+    _plot(chart, chart.figures[number], number, None)
 
 
 def _say(sentences: tuple[str, ...]) -> None:

@@ -1,0 +1,160 @@
+// The stand: the loop of runs, the head of each slide, keys, and the way back after a minute.
+//
+// The number of the slide lives in the component's state `at`; Python draws what belongs under the
+// head. Exactly one timer moves the loop and one leads home; both end with the component.
+
+const FRAME = 180 // milliseconds a frame of the loop
+const REST = 2600 // of its last one
+const MARKUP = `
+  <header>
+    <p class="mark">SR3 Lab</p>
+    <h1></h1>
+    <div class="lines"></div>
+  </header>
+  <div class="reel" hidden>
+    <figure><div class="square"><img class="low" alt="The input, 16 by 16 pixels"></div><figcaption>All that is given: 16 × 16 pixels</figcaption></figure>
+    <figure><div class="square"><img class="noisy" alt="The noisy image"></div><figcaption>The noise, step by step taken away</figcaption></figure>
+    <figure><div class="square"><img class="clean" alt="The clean estimate"></div><figcaption>What the network makes of it</figcaption></figure>
+    <p class="caption"></p>
+  </div>
+  <div class="empty" hidden>The first runs are being made …</div>
+  <nav aria-label="Slides">
+    <button class="mine" type="button">Photograph me, or choose a face</button>
+    <span class="steps">
+      <button class="back" type="button" aria-label="Previous slide">‹</button>
+      <span class="where" aria-live="polite"></span>
+      <button class="next" type="button" aria-label="Next slide">›</button>
+    </span>
+    <button class="full" type="button">Full screen</button>
+    <figure class="qr"><img alt=""><figcaption></figcaption></figure>
+  </nav>`
+
+const decks = new WeakMap()
+
+export default function ({ data, parentElement, setStateValue }) {
+  let deck = decks.get(parentElement)
+  if (!deck) decks.set(parentElement, (deck = new Deck(parentElement)))
+  deck.receive(data, setStateValue)
+  return () => deck.stop()
+}
+
+class Deck {
+  constructor(parent) {
+    this.root = document.createElement('section')
+    this.root.className = 'deck'
+    this.root.innerHTML = MARKUP
+    parent.append(this.root)
+    this.find = (selector) => this.root.querySelector(selector)
+    this.calm = matchMedia('(prefers-reduced-motion: reduce)').matches
+    this.find('.mine').onclick = () => this.go(this.data.slides.length - 1)
+    this.find('.back').onclick = () => this.step(-1)
+    this.find('.next').onclick = () => this.step(1)
+    this.find('.full').onclick = () => this.fullScreen()
+    this.onKey = (event) => this.key(event)
+    this.onTouch = () => this.touched()
+    this.number = this.frame = 0
+  }
+
+  receive(data, setStateValue) {
+    this.data = data
+    this.set = setStateValue
+    this.listen()
+    const slide = data.slides[data.at]
+    this.root.dataset.kind = slide.kind
+    this.find('h1').textContent = slide.title
+    this.find('.lines').replaceChildren(...slide.lines.map((line) => {
+      const paragraph = document.createElement('p')
+      paragraph.textContent = line.replaceAll('`', '')
+      return paragraph
+    }))
+    this.find('.where').textContent = data.at ? `${data.at} of ${data.slides.length - 1}` : 'Start'
+    this.find('.mine').hidden = slide.kind === 'visitor'
+    this.find('.qr img').src = data.qr
+    this.find('.qr img').alt = `A QR code of ${data.address}`
+    this.find('.qr figcaption').textContent = data.address
+    this.find('.reel').hidden = slide.kind !== 'loop' || !data.reels.length
+    this.find('.empty').hidden = slide.kind !== 'loop' || data.reels.length > 0
+    if (slide.kind === 'loop' && data.reels.length) this.loop()
+    else this.halt()
+  }
+
+  // ------------------------------------------------------------------------------------ the loop
+  loop() {
+    if (this.timer) return
+    const reel = this.data.reels[this.number % this.data.reels.length]
+    const last = reel.clean.length - 1
+    if (this.calm) this.frame = last
+    this.put('.low', reel.low)
+    this.put('.noisy', reel.noisy[this.frame])
+    this.put('.clean', reel.clean[this.frame])
+    this.find('.caption').textContent = `${reel.title}: ${reel.caption} ${reel.credit}`
+    const rest = this.frame >= last
+    this.timer = setTimeout(() => {
+      this.timer = null
+      if (rest) this.number += 1
+      this.frame = rest ? 0 : this.frame + 1
+      this.loop()
+    }, rest ? (this.calm ? 8000 : REST) : FRAME)
+  }
+
+  put(selector, source) {
+    const image = this.find(selector)
+    if (image.getAttribute('src') !== source) image.src = source
+  }
+
+  halt() {
+    clearTimeout(this.timer)
+    this.timer = null
+    this.frame = 0
+  }
+
+  // ------------------------------------------------------------------------------ slides and keys
+  go(at) {
+    if (at !== this.data.at) this.set('at', at)
+  }
+
+  step(by) {
+    const count = this.data.slides.length
+    this.go((this.data.at + by + count) % count)
+  }
+
+  key(event) {
+    this.touched()
+    const target = event.composedPath()[0]
+    if (event.ctrlKey || event.metaKey || event.altKey) return
+    if (target.closest?.('input, textarea, select, [role=slider], [role=tab], [role=combobox], [contenteditable]')) return
+    const onButton = target.closest?.('button, a, summary')
+    const by = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 }[event.key]
+    if (by) this.step(by)
+    else if (event.key === ' ' && !onButton) this.step(1)
+    else if (event.key === 'Home' || event.key === 'Escape') this.go(0)
+    else return
+    event.preventDefault()
+  }
+
+  touched() {
+    clearTimeout(this.home)
+    this.home = setTimeout(() => this.go(0), this.data.home_after * 1000)
+  }
+
+  listen() {
+    if (this.listening) return
+    this.listening = true
+    addEventListener('keydown', this.onKey)
+    for (const kind of ['pointerdown', 'wheel', 'touchstart']) addEventListener(kind, this.onTouch, { passive: true })
+    this.touched()
+  }
+
+  fullScreen() {
+    if (document.fullscreenElement) document.exitFullscreen()
+    else document.documentElement.requestFullscreen?.()
+  }
+
+  stop() {
+    this.halt()
+    clearTimeout(this.home)
+    removeEventListener('keydown', this.onKey)
+    for (const kind of ['pointerdown', 'wheel', 'touchstart']) removeEventListener(kind, this.onTouch)
+    this.listening = false
+  }
+}

@@ -1,0 +1,121 @@
+"""The stand: slides over the whole screen, driven by keys, that fall back to a loop.
+
+Slide 0 is the attract loop, then come the questions, the last is the visitor's own. The component
+holds the number of the slide; Streamlit draws charts and inputs under its head. Look and behaviour
+are in `deck.css` and `deck.js`; no request leaves the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import segno
+import streamlit as st
+
+from sr3.report import QUESTION
+from sr3.ui import links, live, measured, result
+from sr3.ui.frame import small_print
+from sr3.ui.inputs import choose_face
+from sr3.ui.reels import reels
+from sr3.ui.settings import choose_recipe
+
+HOME_AFTER = float(os.environ.get("SR3_POSTER_HOME", "60"))  # seconds without a touch
+KEY = "sr3_deck"
+POLL = 2.0  # seconds, while the loop's runs are being made
+ADDRESS = "SR3_ADDRESS"  # what the QR code says; the app's own address where it is not set
+
+_HERE = Path(__file__).parent
+_deck = st.components.v2.component(
+    "sr3_deck",
+    css=(_HERE / "deck.css").read_text(encoding="utf-8"),
+    js=(_HERE / "deck.js").read_text(encoding="utf-8"),
+)
+
+
+@dataclass(frozen=True)
+class Slide:
+    """The head of a slide."""
+
+    kind: str  # loop, question or visitor
+    title: str
+    lines: tuple[str, ...] = ()
+
+
+def show() -> None:
+    """The slide that the visitor is at, with what belongs under its head."""
+    told = measured.usual().answers
+    slides = [
+        Slide("loop", QUESTION),
+        *(Slide("question", question, tuple(said[:2])) for question, said, _, _ in told),
+        Slide("visitor", "Your face"),
+    ]
+    at = _at(slides)
+    if at != len(slides) - 1:
+        _forget()
+    made = reels()
+    poll = at == 0 and not made.done
+    st.fragment(partial(_head, slides, at, poll), run_every=POLL if poll else None)()
+    if slides[at].kind == "question":
+        _, _, chart, which = told[at - 1]
+        if chart.figures:
+            measured.plot(chart, which)
+            small_print(chart.caption)
+        else:
+            st.info(chart.missing, icon=":material/hourglass_empty:")
+    elif slides[at].kind == "visitor":
+        _visitor()
+
+
+def _at(slides: Sequence[Slide]) -> int:
+    return min(int(st.session_state.get(KEY, {}).get("at") or 0), len(slides) - 1)
+
+
+def _head(slides: Sequence[Slide], at: int, poll: bool) -> None:
+    made = reels()
+    if at != _at(slides) or (poll and made.done):  # a slide turned reruns this fragment alone
+        st.rerun()
+    address = os.environ.get(ADDRESS) or links.address()
+    data: dict[str, Any] = {
+        "slides": [asdict(slide) for slide in slides], "at": at, "home_after": HOME_AFTER,
+        "reels": [asdict(reel) for reel in made.made] if at == 0 else [],
+        "qr": _qr(address), "address": address,
+    }  # fmt: skip
+    _deck(key=KEY, data=data, default={"at": 0}, on_at_change=lambda: None)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _qr(address: str) -> str:
+    """A QR code as a data URI, black on white."""
+    out = io.BytesIO()
+    segno.make(address, error="m").save(out, kind="png", scale=8, border=2)
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _visitor() -> None:
+    """The visitor's own face, large, live."""
+    choice, view = st.columns([1, 2.5], gap="medium")
+    with choice:
+        chooser = st.container()
+        recipe = choose_recipe()
+        with chooser:
+            face = choose_face(recipe.resolver.low_size, recipe.resolver.high_size)
+    with view:
+        run = live.current(face)
+        live.controls(face, recipe, run)
+        live.watch(face, run)
+        if run is not None and run.ended:
+            result.show(run)
+
+
+def _forget() -> None:
+    """Nothing of the last visitor stays: the run, the photographs, the session's gallery."""
+    live.stop()
+    for key in ("sr3_run", "sr3_photographs", "sr3_found", "sr3_past", "sr3_scores", "sr3_source"):
+        st.session_state.pop(key, None)
