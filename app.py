@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sr3.ui import keep, links, live, result, words
+from sr3.ui import keep, links, live, result, tour, words
 from sr3.ui.frame import page
 from sr3.ui.inputs import choose_face
 from sr3.ui.settings import choose_recipe
@@ -29,3 +29,4 @@ with page("Super-resolve a face", LEAD):
             result.show(run)
         keep.past()
         words.explain_chain()
+    tour.show()

@@ -117,5 +117,14 @@ def _visitor() -> None:
 def _forget() -> None:
     """Nothing of the last visitor stays: the run, the photographs, the session's gallery."""
     live.stop()
-    for key in ("sr3_run", "sr3_photographs", "sr3_found", "sr3_past", "sr3_scores", "sr3_source"):
+    for key in (
+        "sr3_run",
+        "sr3_photographs",
+        "sr3_found",
+        "sr3_past",
+        "sr3_scores",
+        "sr3_source",
+        "sr3_squares",
+        "sr3_pasted",
+    ):
         st.session_state.pop(key, None)

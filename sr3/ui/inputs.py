@@ -1,4 +1,4 @@
-"""Choose a face: from the gallery, from a file or with the camera.
+"""Choose a face: from the gallery, from files, from the clipboard or with the camera.
 
 Invariants: what a visitor gives is decoded here, on the server, whatever the browser let through;
 it lives in that visitor's session alone and is neither stored nor logged.
@@ -16,8 +16,9 @@ from PIL import Image
 from sr3.errors import ImageError, SR3Error
 from sr3.faces import crop_face
 from sr3.images import Pixels, decode, degrade, resize
-from sr3.ui import gallery
+from sr3.ui import cropper, gallery
 from sr3.ui.frame import small_print
+from sr3.ui.paste import pasted
 from sr3.ui.stage import webp
 from sr3.ui.tiles import Tile, pick
 
@@ -42,11 +43,7 @@ def choose_face(low: int, high: int) -> Face | None:
     )
     if upload.open:
         with upload:
-            file = st.file_uploader(
-                "A photograph with a face", FILE_TYPES, key="sr3_upload",
-                help="It stays in this server's memory while you look at it and is never stored.",
-            )  # fmt: skip
-            return _from_visitor(file.getvalue(), low, high) if file else None
+            return _uploaded(low, high)
     if camera.open:
         with camera:
             shot = st.camera_input("A photograph of you", key="sr3_camera")
@@ -57,6 +54,36 @@ def choose_face(low: int, high: int) -> Face | None:
         face = gallery.faces()[name]
         small_print(face.credit)
         return _reduced(face.pixels, low, high, f"gallery-{name}")
+
+
+def _uploaded(low: int, high: int) -> Face | None:
+    """A face of the visitor's files, one or several, or of the clipboard."""
+    files = st.file_uploader(
+        "Photographs with a face", FILE_TYPES, accept_multiple_files=True, key="sr3_upload",
+        help="They stay in this server's memory while you look at them and are never stored.",
+    )  # fmt: skip
+    try:
+        clipboard = pasted()
+    except SR3Error as error:
+        st.error(str(error), icon=":material/error:")
+        return None
+    choices = {f"{number}. {_short(file.name)}": file for number, file in enumerate(files, 1)}
+    names = [*choices, *(["From the clipboard"] if clipboard else [])]
+    if not names:
+        return None
+    chosen = names[-1]
+    if len(names) > 1:
+        if st.session_state.get("sr3_which_file") not in names:
+            st.session_state["sr3_which_file"] = chosen
+        chosen = st.selectbox("Which picture?", names, key="sr3_which_file")
+    if chosen in choices:
+        return _from_visitor(choices[chosen].getvalue(), low, high)
+    assert clipboard is not None
+    return _from_visitor(clipboard, low, high)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 32 else f"{name[:20]}…{name[-10:]}"
 
 
 def _from_visitor(data: bytes, low: int, high: int) -> Face | None:
@@ -87,6 +114,10 @@ def _read(data: bytes, low: int, high: int) -> Face:
     choose = _which(photograph, crop.found, digest) if crop.found > 1 else 0
     if choose:
         crop = crop_face(photograph, choose=choose)
+    if st.toggle("Choose the square myself", key=f"sr3_by_hand_{digest[:12]}"):
+        square = np.asarray(cropper.crop(photograph, digest, choose))
+        mark = hashlib.sha256(square.tobytes()).hexdigest()[:12]
+        return _reduced(square, low, high, f"{digest}-{choose}-{mark}")
     small_print(crop.note)
     return _reduced(np.asarray(crop.image), low, high, f"{digest}-{choose}")
 
