@@ -11,7 +11,7 @@ INSTALL := $(RUN) pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup app test browser-test screenshots lint format clean
+.PHONY: help setup app test browser-test screenshots bench lint format clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ browser-test: $(VENV)/.dev ## run the tests in a browser; without Chromium they 
 
 screenshots: $(VENV)/.dev ## photograph every page into screenshots/, desktop and phone, light and dark
 	$(RUN) benchmarks.screenshots
+
+bench: $(VENV)/.runtime ## measure speed on this machine, which should be idle
+	$(RUN) sr3 bench
 
 lint: $(VENV)/.dev ## check style and types
 	$(RUN) ruff check .

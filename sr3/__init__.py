@@ -4,6 +4,7 @@ The public names; everything else may move. Importing this pulls in neither a us
 network client.
 """
 
+import sr3.cores  # noqa: F401  before anything that loads torch
 from sr3.config import ModelConfig, SamplerConfig, TrainConfig
 from sr3.errors import SR3Error
 from sr3.pipeline import Result, Step, SuperResolver, load

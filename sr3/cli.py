@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from sr3.catalogue import Json, checkpoints, list_domains, print_json
+from sr3.cli_bench import bench
 from sr3.cli_checkpoints import metrics, prepare
 from sr3.cli_generate import generate
 from sr3.cli_report import report
@@ -78,6 +79,7 @@ app.command()(train)
 app.command()(finetune)
 app.command()(study)
 app.command()(report)
+app.command()(bench)
 app.command()(generate)
 
 
@@ -118,6 +120,7 @@ def upscale(
     }  # fmt: skip
     model, scorer = load(checkpoint, device), Scorer.load()
     settings = model.settings(**changes)
+    say(f"Running on {model.device.reason}.")
     if scorer.lpips_reason:
         say(scorer.lpips_reason)
     rows, failed = [], 0

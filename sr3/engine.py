@@ -28,7 +28,7 @@ from torch import Tensor
 from sr3.config import SamplerConfig
 from sr3.errors import SR3Error
 from sr3.images import Pixels
-from sr3.jobs import ABANDONED, MAX_FRAMES, Frame, Job, Status
+from sr3.jobs import ABANDONED, MAX_FRAMES, Frame, Job, Status, forward
 from sr3.pipeline import SuperResolver
 from sr3.turns import TURN, Pace, in_order, longest_unserved, ticks_to_end
 
@@ -75,10 +75,12 @@ class _Shift:
 class Engine:
     """One worker thread for all jobs. Close it to stop the threads and cancel what is left."""
 
+    MAX_BATCH = 8
+
     def __init__(
         self,
         *,
-        max_batch: int = 8,
+        max_batch: int = MAX_BATCH,
         max_waiting: int = 64,
         max_per_visitor: int = 4,
         max_seconds: float = 300.0,
@@ -259,7 +261,7 @@ class Engine:
             return
         network, began = jobs[0].network, time.perf_counter()
         try:
-            estimates = _forward(jobs)
+            estimates = forward(jobs)
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 self._shrink(network, len(jobs))
@@ -375,18 +377,6 @@ class Engine:
         _log.error("%s", self.notice, exc_info=shift.error)
         self._shift = _Shift(self._work, self.restarts)
         self._shift.thread.start()
-
-
-def _forward(jobs: Sequence[Job]) -> list[Tensor | None]:
-    """The network's clean estimate of each job, (1, 3, h, w); None where it has invalid numbers."""
-    asked = [job.request for job in jobs]
-    x0 = jobs[0].resolver.estimate(
-        torch.cat([request.x_t for request in asked]),
-        torch.cat([request.condition for request in asked]),
-        torch.cat([request.noise_level for request in asked]),
-    )
-    right = torch.isfinite(x0).flatten(1).all(dim=1).tolist()
-    return [x0[k : k + 1] if right[k] else None for k in range(len(jobs))]
 
 
 def _in_about(wait: float | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -79,6 +79,7 @@ class Job:
         self.evaluations = 0
         self.network_seconds = 0.0  # its shares of the ticks so far
         self.tick: int | None = None  # the engine's tick that gave its first frame
+        self.first_frame_seconds: float | None = None  # since submission
         # Whose forward it waits for: jobs with equal values can share one.
         self.network: Hashable = resolver.serving(resolver.first_level(settings))
         self._engine = engine
@@ -186,6 +187,8 @@ class Job:
         index = self.evaluations
         self.evaluations += 1
         self._keep(index, float(level[0]), x_t, x0)
+        if index == 0:
+            self.first_frame_seconds = time.monotonic() - self.submitted
         try:
             self._asked = sampler.send(x0)
             self.network = self.resolver.serving(float(self._asked[1][0]))
@@ -214,3 +217,15 @@ class Job:
         self.error, self._status, self._finished = sentence, status, time.monotonic()
         self._chain = self._asked = None
         self._ended.set()
+
+
+def forward(jobs: Sequence[Job]) -> list[Tensor | None]:
+    """The network's clean estimate of each job, (1, 3, h, w); None where it has invalid numbers."""
+    asked = [job.request for job in jobs]
+    x0 = jobs[0].resolver.estimate(
+        torch.cat([request.x_t for request in asked]),
+        torch.cat([request.condition for request in asked]),
+        torch.cat([request.noise_level for request in asked]),
+    )
+    right = torch.isfinite(x0).flatten(1).all(dim=1).tolist()
+    return [x0[k : k + 1] if right[k] else None for k in range(len(jobs))]

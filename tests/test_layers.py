@@ -21,7 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"app", "pages"},
     {"sr3.ui", "sr3.cli", "sr3.__main__"},
-    {"sr3.cli_training", "sr3.cli_checkpoints", "sr3.cli_report", "sr3.cli_generate"},
+    {
+        "sr3.cli_training",
+        "sr3.cli_checkpoints",
+        "sr3.cli_report",
+        "sr3.cli_generate",
+        "sr3.cli_bench",
+    },
     {"sr3"},
     {"sr3.study", "sr3.poster"},
     {"sr3.report"},
@@ -40,12 +46,13 @@ LAYERS = (
         "sr3.lora",
         "sr3.tuning",
     },
+    {"sr3.bench"},
     {"sr3.engine"},
     {"sr3.jobs", "sr3.shelf"},
     {"sr3.pipeline", "sr3.turns"},
     {"sr3.pretrained"},
     {"sr3.samplers", "sr3.checkpoints", "sr3.hub_card"},
-    {"sr3.combine", "sr3.public_format"},
+    {"sr3.combine", "sr3.public_format", "sr3.floor", "sr3.plain"},
     {"sr3.schedule", "sr3.unet", "sr3.denoiser", "sr3.optimizers", "sr3.devices", "sr3.parallel"},
     {"sr3.domains", "sr3.faces", "sr3.metrics", "sr3.results", "sr3.presets", "sr3.cards"},
     {"sr3.cells", "sr3.terminal"},
@@ -55,7 +62,7 @@ LAYERS = (
     {"sr3.images", "sr3.hub"},
     {"sr3.config", "sr3.hub_errors"},
     {"sr3.pins"},
-    {"sr3.errors"},
+    {"sr3.errors", "sr3.cores"},
 )
 LINE = {unit: line for line, units in enumerate(LAYERS) for unit in units}
 

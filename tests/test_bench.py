@@ -1,0 +1,176 @@
+"""The benchmark: its arithmetic, its yardstick against our own sampler, and what it prints."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import sr3.checkpoints
+from sr3.bench import Row, table
+from sr3.cli import app
+from sr3.config import ModelConfig, SamplerConfig, UNetConfig
+from sr3.denoiser import Denoiser
+from sr3.floor import Rates, Work, measure_rates, work_of
+from sr3.plain import plain_chain, plain_forward
+from sr3.presets import MODELS
+from sr3.samplers import ancestral
+from sr3.schedule import NoiseSchedule
+from sr3.unet import UNet
+from tests.app_server import make_checkpoints
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = UNetConfig(low_res=2, high_res=16, channels=8, multipliers=(1, 2), blocks=1,
+                   attention_sizes=(8,), norm_groups=4, dropout=0.0)  # fmt: skip
+
+
+@pytest.fixture
+def network() -> UNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UNet(SMALL).eval().requires_grad_(False)
+
+
+# -------------------------------------------------------------------------------------- yardstick
+def test_the_plain_forward_is_the_same_function(network):
+    generator = torch.Generator().manual_seed(1)
+    condition, noisy = (torch.randn(2, 3, 16, 16, generator=generator) for _ in range(2))
+    level = torch.tensor([0.2, 0.9])
+    ours = network(condition, noisy, level)
+    torch.testing.assert_close(
+        plain_forward(network, condition, noisy, level), ours, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_the_plain_chain_is_the_paper_s_sampler(network):
+    config = dataclasses.replace(MODELS["sr3-16-128"].schedule, steps=12, beta_end=0.3)
+    schedule = NoiseSchedule(config)
+    condition = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    *_, plain = plain_chain(network, schedule, condition, torch.Generator().manual_seed(3))
+    sampling = SamplerConfig(sampler="ancestral", steps=12, start=12)
+    model = ModelConfig(network=SMALL, schedule=config, sampling=sampling)
+    denoise = Denoiser(network, model)
+    generator = torch.Generator().manual_seed(3)
+    chain = ancestral(
+        torch.randn(1, 3, 16, 16, generator=generator), schedule.levels(12),
+        noise=lambda: torch.randn(1, 3, 16, 16, generator=generator),
+    )  # fmt: skip
+    x, level = next(chain)
+    with torch.no_grad():
+        for _ in range(11):
+            x, level = chain.send(denoise(x, condition, level).clamp(-1, 1))
+        with pytest.raises(StopIteration) as stop:
+            chain.send(denoise(x, condition, level).clamp(-1, 1))
+    torch.testing.assert_close(plain, stop.value.value, atol=1e-4, rtol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------ floor
+def test_the_operations_of_a_forward_are_counted():
+    config = dataclasses.replace(SMALL, multipliers=(1,), attention_sizes=(), channels=4)
+    work = work_of(UNet(config).eval(), config, torch.float32)
+    pixels = 16 * 16
+    convolutions = 6 * 4 + 2 * 4 * 4 + 2 * 2 * 4 * 4 + 2 * (8 * 4 + 4 * 4) + 4 * 3  # 3x3
+    ones = 2 * 8 * 4 + 4 * 12 + 4 * 4  # of the skips, and of the attention in the middle
+    attention = 2 * 4 * pixels
+    linear = 4 * 16 + 16 * 4 + 5 * 4 * 4
+    expected = 2 * (pixels * (9 * convolutions + ones + attention) + linear)
+    assert work.operations == expected
+    assert work.weight_bytes == 4 * sum(p.numel() for p in UNet(config).parameters())
+    assert work.image_bytes == 3 * 4 * 3 * pixels
+
+
+def test_the_floor_is_the_slower_of_two_quotients():
+    work = Work(operations=100.0, weight_bytes=50.0, image_bytes=10.0)
+    assert work.floor(Rates(10.0, 60.0, ""), 1) == 10.0  # operations
+    assert work.floor(Rates(1000.0, 6.0, ""), 1) == 10.0  # bytes
+    assert work.floor(Rates(1000.0, 10.0, ""), 5) == 10.0  # the weights are read once
+    assert work.floor(Rates(10.0, 1000.0, ""), 3) == 30.0
+
+
+def test_the_rates_are_those_of_a_machine():
+    rates = measure_rates(torch.device("cpu"), torch.float32, 0.02)
+    assert 1e7 < rates.operations < 1e14 and 1e7 < rates.bytes < 1e13
+    assert rates.precision == "float32"
+
+
+def test_what_was_reached():
+    assert Row("a", "", 4.0, "s", floor=1.0).reached == 0.25
+    assert Row("a", "", 2.0, "images/s", floor=8.0).reached == 0.25
+    assert Row("a", "", 2.0, "images/s").reached is None
+    assert Row("a", "", None, "s", floor=1.0).reached is None
+
+
+# ----------------------------------------------------------------------------------------- output
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    monkeypatch.setattr(sr3.checkpoints, "ROOT", make_checkpoints(tmp_path))
+
+
+QUICK = ["bench", "--checkpoint", "tiny", "--device", "cpu", "--batches", "1,2",
+         "--visitors", "1,3", "--repeats", "1", "--no-reference"]  # fmt: skip
+
+
+def test_the_command_prints_json(tiny, monkeypatch):
+    monkeypatch.setattr("sr3.bench.measure_rates", lambda *_: Rates(1e9, 1e9, "float32"))
+    done = CliRunner().invoke(app, [*QUICK, "--json"])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["device"] == "cpu" and found["settings"]["repeats"] == 1
+    rows = {(row["figure"], row["setting"]): row for row in found["rows"]}
+    steps = MODELS["tiny"].sampling.steps
+    image, three = rows["image", f"{steps} steps"], rows["all served", "3 visitors"]
+    assert 0 < image["value"] < 60 and image["reached"] == image["floor"] / image["value"]
+    assert image["low"] <= image["value"] <= image["high"]
+    assert three["value"] > 0 and "times sooner than one by one" in three["note"]
+    assert rows["throughput", "3 visitors"]["value"] == pytest.approx(3 / three["value"])
+    assert rows["latency p50", "3 visitors"]["value"] <= rows["latency p95", "3 visitors"]["value"]
+    assert rows["latency p95", "3 visitors"]["value"] <= three["value"]
+    assert rows["agreement", "fast against float32, worst of 4"]["value"] is None or (
+        rows["agreement", "fast against float32, worst of 4"]["value"] >= 45
+    )
+    assert rows["threads", "left over"]["value"] == 0
+    gpu = [row for row in found["rows"] if row["figure"] == "GPU"]
+    assert gpu == [] or (gpu[0]["value"] is None and "not measured" in gpu[0]["note"])
+
+
+def test_the_table_is_aligned_and_says_what_was_not_measured():
+    rows = [Row("image", "10 steps", 0.5, "s", floor=0.1, low=0.4, high=0.6, note="x"),
+            Row("GPU", "", None, "", note="not measured: there is none here")]  # fmt: skip
+    head, image, gpu = table(rows).splitlines()
+    assert image.split() == ["image", "10", "steps", "0.5", "s", "0.1", "20%", "0.4", "..", "0.6",
+                             "x"]  # fmt: skip
+    assert gpu.split(maxsplit=1)[1] == "not measured: there is none here"
+    assert head.index("value") == image.index("0.5") == gpu.index("not")
+
+
+def test_a_wrong_number_is_one_sentence():
+    done = CliRunner().invoke(app, ["bench", "--batches", "1,two"])
+    assert done.exit_code == 2 and "'two' is not a whole number" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------ cores
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_idle_threads_spin_shortly_unless_the_environment_says_else(monkeypatch, given, expected):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    runpy.run_path(str(ROOT / "sr3" / "cores.py"))
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that it is put back, whatever was set
+
+
+def test_the_environment_is_set_before_torch_reads_it():
+    body = ast.parse((ROOT / "sr3" / "__init__.py").read_text()).body
+    imports = [ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imports[0] == "import sr3.cores"
