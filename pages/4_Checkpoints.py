@@ -3,8 +3,9 @@
 import streamlit as st
 
 from sr3.checkpoints import registry
+from sr3.devices import pick_device
 from sr3.ui import collection, family
-from sr3.ui.frame import page
+from sr3.ui.frame import page, small_print
 
 LEAD = "The networks of this app: what each was trained on, how it did, and where it is kept."
 
@@ -18,3 +19,4 @@ with page("Checkpoints", LEAD):
         collection.compare(entries)
     with tree:
         family.tree(entries)
+    small_print(f"Networks run here on {pick_device().reason}.")

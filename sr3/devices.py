@@ -7,6 +7,7 @@ bit.
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -32,8 +33,10 @@ def pick_device(name: str = "auto") -> Device:
 
     Raises ConfigError where the device is not there.
     """
+    note = ""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu"
+        usable, note = _has_cuda()
+        name = "cuda" if usable else "mps" if _has_mps() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -43,16 +46,47 @@ def pick_device(name: str = "auto") -> Device:
             "use auto, cpu, cuda or mps."
         ) from error
     if device.type == "cuda":
-        title = torch.cuda.get_device_name(device)
-        if torch.cuda.is_bf16_supported():
-            return Device(device, torch.bfloat16, f"{title}, bfloat16")
-        return Device(device, torch.float16, f"{title}, float16 (it has no bfloat16)")
+        return _on_cuda(device)
     if device.type != "cpu":
-        return Device(device, torch.float32, f"{device.type}, float32")
+        return Device(device, torch.float32, f"{device.type}, float32{note}")
     ratio = _bfloat16_gain()
     if ratio >= GAIN:
-        return Device(device, torch.bfloat16, f"CPU, bfloat16 ({ratio:.1f}x float32's speed)")
-    return Device(device, torch.float32, f"CPU, float32 (bfloat16 has {ratio:.1f}x its speed)")
+        why = f"CPU, bfloat16 ({ratio:.1f}x float32's speed){note}"
+        return Device(device, torch.bfloat16, why)
+    return Device(
+        device, torch.float32, f"CPU, float32 (bfloat16 has {ratio:.1f}x its speed){note}"
+    )
+
+
+def _on_cuda(device: torch.device) -> Device:
+    """The 16-bit precision that the GPU computes in itself; emulated ones are slower than float32."""
+    title = torch.cuda.get_device_name(device)
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Device(device, torch.bfloat16, f"{title}, bfloat16")
+    if torch.cuda.get_device_capability(device) >= (7, 0):  # tensor cores for float16 alone
+        return Device(device, torch.float16, f"{title}, float16 (it has no bfloat16)")
+    return Device(device, torch.float32, f"{title}, float32 (16 bits are not faster on it)")
+
+
+def without_gpu(error: Exception) -> Device:
+    """The CPU, for a GPU that ran out of memory; the reason says so."""
+    cpu = pick_device("cpu")
+    reason = f"{cpu.reason}; the GPU is out of memory: close what else uses it to run there"
+    return Device(cpu.device, cpu.precision, reason)
+
+
+def _has_cuda() -> tuple[bool, str]:
+    """Whether CUDA can be used, and where a GPU is there but cannot, a note of why.
+
+    torch only warns of a driver that is too old for it, and says that there is no GPU.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        usable = torch.cuda.is_available()
+    told = [str(warning.message) for warning in caught if "driver" in str(warning.message)]
+    if usable or not told:
+        return usable, ""
+    return False, f"; the GPU is not used: {told[0].split('.')[0].strip()}, update its driver"
 
 
 def _has_mps() -> bool:

@@ -25,7 +25,7 @@ from sr3.checkpoints import find_checkpoint, load_checkpoint
 from sr3.combine import Spliced
 from sr3.config import ModelConfig, SamplerConfig
 from sr3.denoiser import Denoiser
-from sr3.devices import Device, pick_device
+from sr3.devices import Device, pick_device, without_gpu
 from sr3.errors import ConfigError, ImageError
 from sr3.images import Pixels, degrade, enlarge, to_tensor, to_uint8
 from sr3.pretrained import Pretrained
@@ -182,7 +182,7 @@ class SuperResolver(Pretrained):
         began = time.perf_counter()
         jobs = [(i, k) for i in range(len(low)) for k in range(samples)]
         done = [
-            to_uint8(self._run(low[[i for i, _ in part]], [(seed, k) for _, k in part], settings))
+            self._part(low[[i for i, _ in part]], [(seed, k) for _, k in part], settings)
             for part in (jobs[j : j + batch] for j in range(0, len(jobs), batch))
         ]
         out = np.concatenate(done)
@@ -251,6 +251,23 @@ class SuperResolver(Pretrained):
             except StopIteration as stop:
                 yield Step(total, total, 1.0, stop.value, stop.value, total)
 
+    def _part(
+        self, low_res: Pixels, seeds: Sequence[tuple[int, int]], settings: SamplerConfig
+    ) -> Pixels:
+        """The results of a batch, (batch, high, high, 3) uint8; in halves where the GPU's memory
+        does not suffice, which changes no image."""
+        try:
+            return to_uint8(self._run(low_res, seeds, settings))
+        except torch.OutOfMemoryError as error:
+            if len(seeds) == 1:
+                raise ConfigError(
+                    f"{self.device.device} has too little free memory for one image: close what "
+                    "else uses it, or give --device cpu."
+                ) from error
+        half = len(seeds) // 2
+        parts = (slice(None, half), slice(half, None))
+        return np.concatenate([self._part(low_res[k], seeds[k], settings) for k in parts])
+
     def _run(
         self, low_res: Pixels, seeds: Sequence[tuple[int, int]], settings: SamplerConfig
     ) -> Tensor:
@@ -265,4 +282,13 @@ def load(name: str | Path, device: str = "auto") -> SuperResolver:
     """
     path = find_checkpoint(str(name))
     config, network = load_checkpoint(path)
-    return SuperResolver(network, config, pick_device(device), str(name))
+    chosen = pick_device(device)
+    try:
+        return SuperResolver(network, config, chosen, str(name))
+    except torch.OutOfMemoryError as error:
+        if device != "auto":
+            raise ConfigError(
+                f"{chosen.device} has too little free memory for {name}: close what else uses it, "
+                "or give --device cpu."
+            ) from error
+        return SuperResolver(network, config, without_gpu(error), str(name))

@@ -150,7 +150,10 @@ class Container:
         """A RUN line itself. Packages are those of this machine: pip finds each pin satisfied, and
         asks no index, or fails."""
         if "venv" in line:
-            line = line.replace("python3", str(interpreter(self.prefix)), 1)
+            python = interpreter(self.prefix)
+            if python.is_relative_to(self.prefix):  # a copy must find its own library
+                self.environment["LD_LIBRARY_PATH"] = str(self.prefix / "usr/lib")
+            line = line.replace("python3", str(python), 1)
         done = subprocess.run(
             self.inside(line), shell=True, cwd=self.folder, capture_output=True, text=True,
             env=self.environment | {"PIP_NO_INDEX": "1"},
@@ -173,7 +176,7 @@ class Container:
         )  # fmt: skip
 
 
-def readable(path: Path, copy: Path) -> Path:
+def readable(path: Path, copy: Path, *leave: str) -> Path:
     """A folder that another user can read: itself, or a copy where its parents are closed."""
     if os.getuid() or all(each.stat().st_mode & 0o005 == 0o005 for each in path.resolve().parents):
         return path
@@ -184,14 +187,16 @@ def readable(path: Path, copy: Path) -> Path:
         except OSError:
             shutil.copy2(source, target)
 
-    skip = shutil.ignore_patterns("__pycache__", "test", "share")
+    skip = shutil.ignore_patterns(
+        "__pycache__", "test", "share", "include", "idlelib", "config-*", *leave
+    )
     shutil.copytree(path, copy, copy_function=link, ignore=skip, symlinks=True)
     return copy
 
 
 def interpreter(prefix: Path) -> Path:
     """The Python that stands for the image's."""
-    base = readable(Path(sys.base_prefix), prefix / "usr")
+    base = readable(Path(sys.base_prefix), prefix / "usr", "site-packages")
     return base / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -204,9 +209,8 @@ def container() -> Iterator[Container]:
         made.build()
         yield made
     finally:
-        for path in [prefix, *prefix.rglob("*")]:
-            if not path.is_symlink():
-                path.chmod(path.stat().st_mode | 0o700)
+        for path in [made.folder, *made.folder.rglob("*")]:
+            path.chmod(path.stat().st_mode | 0o700)
         shutil.rmtree(prefix)
 
 

@@ -1,0 +1,99 @@
+"""Which device: chosen with a reason, in a precision that it is fast in, and left with a sentence."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from sr3 import devices, pipeline
+from sr3.devices import Device, pick_device
+from sr3.errors import ConfigError
+from sr3.pipeline import SuperResolver, load
+from tests.app_server import make_checkpoints
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    pick_device.cache_clear()
+    yield
+    pick_device.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_checkpoints(tmp_path_factory.mktemp("checkpoints")) / "tiny"
+
+
+@pytest.mark.parametrize(
+    ("native", "capability", "precision"),
+    [(True, (8, 0), torch.bfloat16), (False, (7, 5), torch.float16), (False, (6, 1), torch.float32)],
+)  # fmt: skip
+def test_a_gpu_computes_in_what_it_has_itself(monkeypatch, native, capability, precision):
+    def supported(including_emulation=True):
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    found = devices._on_cuda(torch.device("cuda"))
+    assert found.precision == precision and found.reason.startswith("A GPU, ")
+
+
+def test_a_driver_that_is_too_old_is_told(monkeypatch):
+    def available():
+        warnings.warn("The NVIDIA driver on your system is too old (found 1). More.", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", available)
+    found = pick_device("auto")
+    assert found.device.type != "cuda"
+    assert "driver on your system is too old" in found.reason and "update" in found.reason
+
+
+def test_a_device_that_is_not_there_is_one_sentence():
+    with pytest.raises(ConfigError, match="use auto, cpu"):
+        pick_device("nonsense")
+
+
+def test_a_full_gpu_is_left_for_the_cpu_unless_it_was_asked_for(monkeypatch, tiny):
+    made = SuperResolver.__init__
+    calls = []
+
+    def first_fails(self, network, config, device, name="unnamed"):
+        calls.append(device)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        made(self, network, config, device, name)
+
+    monkeypatch.setattr(pipeline.SuperResolver, "__init__", first_fails)
+    assert "out of memory" in load(tiny).device.reason and len(calls) == 2
+    calls.clear()
+    with pytest.raises(ConfigError, match="--device cpu"):
+        load(tiny, "cpu")
+
+
+def test_a_batch_that_does_not_fit_is_halved_to_the_same_images(monkeypatch, tiny):
+    model = SuperResolver.from_pretrained(tiny, device="cpu")
+    model = SuperResolver(
+        model.network, model.config, Device(torch.device("cpu"), torch.float32, "a test"), "tiny"
+    )
+    faces = list(np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8))
+    whole = model.upscale(faces, steps=2, batch=5).images
+    run, sizes, room = model._run, [], 2
+
+    def limited(low_res, seeds, settings):
+        sizes.append(len(seeds))
+        if len(seeds) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(low_res, seeds, settings)
+
+    monkeypatch.setattr(model, "_run", limited)
+    halved = model.upscale(faces, steps=2, batch=5).images
+    assert sizes == [5, 2, 3, 1, 2]
+    assert np.abs(halved.astype(int) - whole.astype(int)).max() <= 1  # another batch size
+    room = 0
+    with pytest.raises(ConfigError, match="one image"):
+        model.upscale(faces, steps=2)
