@@ -20,6 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sr3 import results
+from sr3 import study as study_module
 from sr3.cells import Cell
 from sr3.checkpoints import hash_of, save_checkpoint
 from sr3.cli import app
@@ -420,6 +421,7 @@ def test_another_list_of_images_is_refused(whole, tmp_path):
 def test_an_unreadable_image_is_named_first(place, tmp_path, monkeypatch, folder, split):
     for name in ("parent", "faces", "drawings"):
         shutil.copytree(place / name, tmp_path / name)
+    study_module._domain.cache_clear()  # of the folders with the same names
     broken = tmp_path / folder / "broken.png"
     monkeypatch.chdir(tmp_path)
     for number in range(500):  # its hash decides what it is for
