@@ -139,8 +139,10 @@ class Stage {
     this.find('.squares').scrollIntoView({ block: 'nearest', behavior: calm ? 'auto' : 'smooth' })
   }
 
+  // Streamlit may end a component and go on with it: what comes next must find no dead timer.
   stop() {
     clearTimeout(this.timer)
+    this.timer = null
   }
 }
 
