@@ -59,7 +59,7 @@ def pick_device(name: str = "auto") -> Device:
 
 
 def _on_cuda(device: torch.device) -> Device:
-    """The 16-bit precision that the GPU computes in itself; emulated ones are slower than float32."""
+    """In the 16 bits that the GPU computes in itself; emulated ones are slower than float32."""
     title = torch.cuda.get_device_name(device)
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return Device(device, torch.bfloat16, f"{title}, bfloat16")

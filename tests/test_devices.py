@@ -1,4 +1,4 @@
-"""Which device: chosen with a reason, in a precision that it is fast in, and left with a sentence."""
+"""Which device: chosen with a reason, in a precision that it is fast in; what happens without."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ def tiny(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("native", "capability", "precision"),
-    [(True, (8, 0), torch.bfloat16), (False, (7, 5), torch.float16), (False, (6, 1), torch.float32)],
-)  # fmt: skip
+    [
+        (True, (8, 0), torch.bfloat16),
+        (False, (7, 5), torch.float16),
+        (False, (6, 1), torch.float32),
+    ],
+)
 def test_a_gpu_computes_in_what_it_has_itself(monkeypatch, native, capability, precision):
     def supported(including_emulation=True):
         return native or including_emulation
