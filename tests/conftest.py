@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def own_main_module():
-    """Streamlit's AppTest leaves the page as `__main__`, which processes started later would run."""
+    """AppTest leaves the page as `__main__`, which processes started later would run."""
     main = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = main
