@@ -12,6 +12,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +53,21 @@ def address(chromium, tmp_path_factory) -> Iterator[str]:
     """The app, served with a small untrained network on a free port, without LPIPS."""
     checkpoints = make_checkpoints(tmp_path_factory.mktemp("checkpoints"))
     study_table.write(checkpoints, "whole")
+    with served(checkpoints) as found:
+        yield found
+
+
+@contextmanager
+def served(checkpoints: Path, **environment: str) -> Iterator[str]:
+    """The address of the app on a free port, with a registry folder and without LPIPS."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | {"SR3_LPIPS_WEIGHTS": str(checkpoints / "none.pth")}
+    given = os.environ | {"SR3_LPIPS_WEIGHTS": str(checkpoints / "none.pth")} | environment
     log = (checkpoints / "server.log").open("w+")
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.app_server", str(checkpoints), str(port)],
-        cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT,
+        cwd=ROOT, env=given, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
         _await_health(f"http://127.0.0.1:{port}", server, Path(log.name))

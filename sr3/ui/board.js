@@ -49,6 +49,7 @@ class Board {
     this.lensOn = matchMedia('(hover: hover)').matches
     this.frames = new Map()
     this.queue = []
+    this.place = [0.5, 0.5]
     this.find('.timeline').addEventListener('input', (event) => this.scrub(+event.target.value))
     this.find('.play').addEventListener('click', () => this.toggle())
     this.find('.lens-toggle').addEventListener('click', () => this.switchLens())
@@ -68,9 +69,10 @@ class Board {
       this.settled = null
       this.playing = false
       this.shown = data.live ? -1 : Infinity // a finished run is not played again by itself
-      this.place = data.lens ?? [0.5, 0.5]
+      this.pinned = false
       for (const divider of this.root.querySelectorAll('.divider')) divider.value = 50
     }
+    if (!this.pinned && data.lens) this.place = [...data.lens]
     for (const frame of data.frames) {
       if (this.frames.has(frame.index)) continue
       this.frames.set(frame.index, frame)

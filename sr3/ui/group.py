@@ -45,6 +45,7 @@ class Group:
     tasks: tuple[Task, ...]
     jobs: dict[int, Job] = field(default_factory=dict)  # by the task's place
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    reused: frozenset[int] = frozenset()  # tasks whose chains are an earlier group's
     stopped: bool = False
     waiting: str = ""  # why nothing has begun
     error: str = ""
@@ -101,9 +102,10 @@ class Group:
 
     @property
     def seconds(self) -> float:
-        """From the first submission to the last end."""
-        starts = [job.submitted for job in self.jobs.values()]
-        ends = [job.submitted + job.seconds for job in self.jobs.values()]
+        """From the first submission to the last end, of the chains that were run for this."""
+        own = [job for place, job in self.jobs.items() if place not in self.reused]
+        starts = [job.submitted for job in own]
+        ends = [job.submitted + job.seconds for job in own]
         return max(ends) - min(starts) if starts else 0.0
 
     def newest(self, place: int) -> Frame | None:
@@ -154,6 +156,7 @@ def start(slot: str, face: Face, tasks: Sequence[Task], *, reuse: bool = True) -
             earlier.tasks[place]: job for place, job in earlier.jobs.items() if job.status == "done"
         }
         group.jobs = {k: old[task] for k, task in enumerate(group.tasks) if task in old}
+        group.reused = frozenset(group.jobs)
     seat.take(group)
     group.pump()
     st.session_state[slot] = group

@@ -18,6 +18,7 @@ _tour = st.components.v2.component(
     js=(_HERE / "tour.js").read_text(encoding="utf-8"),
 )
 
+SHOWN = True  # whether there is a tour
 STEPS = (
     ("Choose a face", "From the gallery, a file, the clipboard or your camera. It is reduced to "
      "16 × 16 pixels: that is all the network is given."),
@@ -32,4 +33,5 @@ STEPS = (
 
 def show() -> None:
     """The tour, if this browser has not dismissed it."""
-    _tour(key="sr3_tour", data={"steps": [list(step) for step in STEPS]})
+    if SHOWN:
+        _tour(key="sr3_tour", data={"steps": [list(step) for step in STEPS]})
