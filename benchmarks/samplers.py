@@ -1,63 +1,72 @@
-"""Quality against network evaluations for samplers and settings, on validation images.
+"""Quality against network evaluations for samplers and settings, into `checkpoints/curves`.
 
     SR3_DATA=... SR3_LPIPS_WEIGHTS=... python -m benchmarks.samplers --checkpoint lite
+    SR3_DATA=... SR3_LPIPS_WEIGHTS=... python -m benchmarks.samplers --split test --goal
 
-The recommended settings of a checkpoint are chosen from this table; test images are never used.
+The recommended settings of a checkpoint are chosen from the validation images' table. `--goal`
+measures only the recommended settings at 4 and 10 evaluations and the paper's chain of 2,000, and
+prints their paired differences. Stopped, it goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-
-import numpy as np
+import dataclasses
+from pathlib import Path
 
 import sr3
-from sr3.domains import load_domain, load_pixels
-from sr3.metrics import Scorer
+from sr3 import results
+from sr3.checkpoints import find_checkpoint, hash_of
+from sr3.curve import FOLDER, METRICS, Line, compare, curve, lines, measure
+from sr3.domains import load_domain
+from sr3.evaluate import sampler_label, split_named
 
-GRID: dict[str, dict[str, object]] = {
-    "dpmpp 10": {"sampler": "dpmpp", "steps": 10},
-    "ddim eta 0, 10": {"sampler": "ddim", "eta": 0.0, "steps": 10},
-    "ddim eta 0.5, 10": {"sampler": "ddim", "eta": 0.5, "steps": 10},
-    "ddim eta 0.8, 10": {"sampler": "ddim", "eta": 0.8, "steps": 10},
-    "ddim eta 1, 4": {"sampler": "ddim", "eta": 1.0, "steps": 4},
-    "ddim eta 1, 6": {"sampler": "ddim", "eta": 1.0, "steps": 6},
-    "ddim eta 1, 10": {"sampler": "ddim", "eta": 1.0, "steps": 10},
-    "ddim eta 1, 20": {"sampler": "ddim", "eta": 1.0, "steps": 20},
-    "ddim eta 1, 10, karras": {"sampler": "ddim", "eta": 1.0, "steps": 10, "spacing": "karras"},
-    "ddim eta 1, 10, uniform": {"sampler": "ddim", "eta": 1.0, "steps": 10, "spacing": "uniform"},
-    "ddim eta 1, 10, 600:6": {"sampler": "ddim", "eta": 1.0, "steps": 10, "start": 600},
-    "ddim eta 1, 10, 1400:6": {"sampler": "ddim", "eta": 1.0, "steps": 10, "start": 1400},
-    "ddim eta 1, 10, 960:20": {"sampler": "ddim", "eta": 1.0, "steps": 10, "end": 20},
-    "ddim eta 1, 10, 960:2": {"sampler": "ddim", "eta": 1.0, "steps": 10, "end": 2},
-    "ddim eta 1, 10, no consistency": {
-        "sampler": "ddim", "eta": 1.0, "steps": 10, "consistency": False,
-    },
-}  # fmt: skip
+GOAL = (4, 10)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="lite")
     parser.add_argument("--domain", default="aaf+stylegan2-faces")
+    parser.add_argument("--split", default="validation")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--goal", action="store_true")
+    parser.add_argument("--long", action="store_true", help="the chain of 2,000 steps too")
     arguments = parser.parse_args()
-    resolver = sr3.load(arguments.checkpoint, arguments.device)
-    held = load_pixels(load_domain(arguments.domain).subset("validation", arguments.images))
-    scorer = Scorer.load()
-    print(
-        f"{arguments.checkpoint} on {len(held)} validation images of {arguments.domain}; ", end=""
-    )
-    print(f"LPIPS: {scorer.backbone or scorer.lpips_reason}")
-    print("| sampling | PSNR dB | SSIM | LPIPS | LR-PSNR dB | s an image |")
-    print("|---|---|---|---|---|---|")
-    for name, changes in GRID.items():
-        result = resolver.upscale(list(held), **changes)
-        rows = scorer(result.images[:, 0], held, result.low_res)
-        columns = zip(*((r.psnr, r.ssim, r.lpips, r.consistency_psnr) for r in rows), strict=True)
-        cells = ["not measured" if None in c else f"{np.mean(c):.4f}" for c in columns]
-        print(f"| {name} | {' | '.join(cells)} | {result.seconds / len(held):.3f} |", flush=True)
+    model = sr3.load(arguments.checkpoint, arguments.device)
+    digest = hash_of(find_checkpoint(arguments.checkpoint))
+    domain, last = load_domain(arguments.domain), model.schedule.steps
+    every = lines(model.config.sampling, last)
+    what = every if arguments.long else [_short(line, last) for line in every]
+    if arguments.goal:
+        first, paper = every[0], every[-1]
+        what = [dataclasses.replace(first, steps=GOAL), dataclasses.replace(paper, steps=(last,))]
+    for title, steps in measure(
+        model, domain, digest, what, split=split_named(arguments.split), images=arguments.images,
+        folder=arguments.out,
+    ):  # fmt: skip
+        print(f"{title}, {steps} evaluations", flush=True)
+    table = results.read(arguments.out)
+    if arguments.goal:
+        usual = model.config.sampling
+        labels = [sampler_label(model.settings(**line.changes), usual) for line in what]
+        for steps in GOAL:
+            found = compare(table, digest, (labels[0], steps), (labels[1], last))
+            for metric, gap in found.items():
+                print(
+                    f"{metric}: {steps} minus {last} evaluations {gap.mean:+.4f} "
+                    f"[{gap.low:+.4f}, {gap.high:+.4f}], {gap.n} {arguments.split} images"
+                )
+        return
+    for metric in METRICS:
+        print(f"\n{metric} on {arguments.domain}, {arguments.split}")
+        print(curve(table, model, digest, metric, domain.name).to_string(index=False))
+
+
+def _short(line: Line, last: int) -> Line:
+    return dataclasses.replace(line, steps=tuple(steps for steps in line.steps if steps < last))
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ def _memory(device: Device) -> Iterator[Row]:
         used = torch.cuda.max_memory_allocated(device.device)
         yield Row("memory", "GPU, the most", used / 1e6, "MB")
     else:
-        yield Row("GPU", "", None, "", note="not measured: there is none here")
+        yield Row("all of it", "on a GPU", None, "", note="not measured: there is none here")
 
 
 def _left_over() -> int:

@@ -136,7 +136,7 @@ def test_the_command_prints_json(tiny, monkeypatch):
         rows["agreement", "fast against float32, worst of 4"]["value"] >= 45
     )
     assert rows["threads", "left over"]["value"] == 0
-    gpu = [row for row in found["rows"] if row["figure"] == "GPU"]
+    gpu = [row for row in found["rows"] if row["figure"] == "all of it"]
     assert gpu == [] or (gpu[0]["value"] is None and "not measured" in gpu[0]["note"])
 
 
