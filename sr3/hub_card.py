@@ -92,7 +92,7 @@ def scores_of(digest: str, table: pd.DataFrame) -> pd.DataFrame:
     """Summaries (`results.summary`) of one checkpoint's image metrics, finite ones."""
     rows = table[(table["checkpoint_hash"] == digest) & table["metric"].isin(list(METRICS))]
     found = summary(rows) if not rows.empty else rows.assign(mean=0.0)
-    return found[found["mean"].map(math.isfinite)]
+    return found[found["mean"].map(math.isfinite).astype(bool)]
 
 
 def _results(scores: pd.DataFrame) -> list[dict[str, Any]]:
