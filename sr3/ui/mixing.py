@@ -16,6 +16,7 @@ from sr3.combine import same_network
 from sr3.pipeline import SuperResolver
 from sr3.ui import service
 from sr3.ui.frame import small_print
+from sr3.ui.settings import carry
 
 BICUBIC = "bicubic"
 MIXED = {"interpolated": "Interpolated", "spliced": "Spliced"}
@@ -66,7 +67,7 @@ def _contestant(name: str, names: dict[str, str], parent: str, tuned: str) -> Co
 
 
 def _weight() -> float:
-    st.session_state.setdefault(WEIGHT, 0.5)
+    carry(WEIGHT, 0.5)
     return float(
         st.slider(
             "Interpolation weight w", 0.0, MOST_WEIGHT, step=0.05, key=WEIGHT,
@@ -77,7 +78,7 @@ def _weight() -> float:
 
 def _splice(parent: SuperResolver) -> int:
     last = parent.schedule.steps
-    st.session_state.setdefault(SPLICE, last // 4)
+    carry(SPLICE, last // 4)
     return int(
         st.slider(
             "Splice at time step", 50, last - 50, step=50, key=SPLICE,
@@ -95,12 +96,13 @@ def _pair(pairs: Sequence[tuple[str, str]], entries: dict[str, RegistryEntry]) -
         return pairs[0]
     if st.session_state.get(PAIR) not in pairs:
         st.session_state[PAIR] = pairs[0]
+    carry(PAIR, pairs[0])
     return st.selectbox("Mixed of", pairs, key=PAIR, format_func=titles.__getitem__)
 
 
 def _pairs(entries: dict[str, RegistryEntry]) -> list[tuple[str, str]]:
-    """(parent, tuned) of one family, both whole networks: the registered parents first."""
-    whole = {name: entry for name, entry in entries.items() if entry.parent or entry.images}
+    """(parent, tuned) of one family; a mixture is not mixed again (it was tuned on no images)."""
+    whole = {name: entry for name, entry in entries.items() if entry.images}
     known = [(e.parent, n) for n, e in whole.items() if e.parent in whole and e.parent is not None]
     return [
         (parent, tuned)

@@ -33,6 +33,9 @@ def choose_recipe() -> Recipe:
     """The recipe, from the visitor's settings. Raises CheckpointError where there is none."""
     entries = service.offered()
     with st.expander("Settings", icon=":material/tune:"):
+        if st.session_state.get("sr3_checkpoint") not in entries:
+            st.session_state["sr3_checkpoint"] = next(iter(entries))
+        carry("sr3_checkpoint", None)
         name = st.selectbox(
             "Checkpoint", list(entries), format_func=lambda name: entries[name].title,
             key="sr3_checkpoint", help="The trained network.",
@@ -41,6 +44,15 @@ def choose_recipe() -> Recipe:
         sampling = choose_sampling(resolver)
         seed = choose_seed()
     return Recipe(resolver, entries[name].title, sampling, seed)
+
+
+def carry(key: str, first: object) -> None:
+    """A widget's value, kept when the visitor goes to another page; `first` until one is chosen.
+
+    Streamlit forgets a widget's value with its page, unless it is set again before the widget is
+    made.
+    """
+    st.session_state[key] = st.session_state.get(key, first)
 
 
 def choose_sampling(resolver: SuperResolver) -> SamplerConfig:
@@ -54,7 +66,7 @@ def choose_sampling(resolver: SuperResolver) -> SamplerConfig:
         f"sr3_consistency_{name}": usual.consistency,
     }
     for key, value in first.items():
-        st.session_state.setdefault(key, value)
+        carry(key, value)
     sampler = st.selectbox(
         "Sampler", list(SAMPLERS), format_func=SAMPLERS.__getitem__, key=f"sr3_sampler_{name}",
         help="The rule that turns each clean estimate into the next, less noisy image.",
@@ -78,7 +90,7 @@ def choose_sampling(resolver: SuperResolver) -> SamplerConfig:
 
 def choose_seed() -> int:
     """Which noise is drawn; one number for all pages."""
-    st.session_state.setdefault("sr3_seed", 0)
+    carry("sr3_seed", 0)
     return int(
         st.number_input(
             "Seed", 0, MOST_SEED, key="sr3_seed",
