@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from sr3 import devices, pipeline
+from sr3.bench import AGREES
 from sr3.devices import Device, pick_device
 from sr3.errors import ConfigError
+from sr3.metrics import psnr
 from sr3.pipeline import SuperResolver, load
 from tests.app_server import make_checkpoints
 
@@ -101,3 +103,23 @@ def test_a_batch_that_does_not_fit_is_halved_to_the_same_images(monkeypatch, tin
     room = 0
     with pytest.raises(ConfigError, match="one image"):
         model.upscale(faces, steps=2)
+
+
+@pytest.mark.parametrize(("ratio", "precision"), [(2.0, torch.bfloat16), (1.2, torch.float32)])
+def test_a_cpu_runs_in_the_precision_that_was_measured_faster(monkeypatch, ratio, precision):
+    monkeypatch.setattr("sr3.devices._bfloat16_gain", lambda: ratio)
+    chosen = pick_device("cpu")
+    assert chosen.precision == precision and f"{ratio:.2g}x" in chosen.reason
+    assert pick_device("cpu") is chosen  # once a process, so that reruns agree
+
+
+def test_the_fast_precision_gives_the_same_picture_within_45_db(tiny):
+    model = load(tiny, device="cpu")
+    low = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    pictures = [
+        SuperResolver(model.network, model.config, Device(torch.device("cpu"), precision, ""))
+        .upscale(list(low), steps=5).images[:, 0]
+        for precision in (torch.float32, torch.bfloat16)
+    ]  # fmt: skip
+    assert psnr(*pictures).min() >= AGREES
+    assert not np.array_equal(*pictures)  # it did run in another precision
