@@ -20,7 +20,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
+SIZES = {"desktop": (1440, 900), "phone": (390, 844), "stand": (3840, 2160)}
 SCHEMES = ("light", "dark")
 SETTLED = "[data-testid='stApp'][data-test-script-state='notRunning']"
 OTHERS = {  # page: a text of it
@@ -28,9 +28,18 @@ OTHERS = {  # page: a text of it
     "Fine-tuning": "How little is enough",
     "About": "Licence and data",
 }
+RUNS = {  # page: tab -> its button, and what it says at the end
+    "Compare": {"": ("Compare", "Done: the same face")},
+    "Inside": {
+        "The chain": ("Run the chain", "Now scrub"), "Samples": ("Draw samples", "Done: all"),
+        "Consistency": ("Run both", "Done: reduced"), "Step counts": ("Run them", "Done: where"),
+    },
+}  # fmt: skip
 SERVE = """
 import sys, pathlib, sr3.checkpoints
 from streamlit.web import cli
+from sr3.ui import live, tour
+live.AT_ONCE = tour.SHOWN = False
 if sys.argv[2]: sr3.checkpoints.ROOT = pathlib.Path(sys.argv[2])
 sys.argv = ["streamlit", "run", "app.py", "--server.headless=true", "--server.port=" + sys.argv[1],
             "--server.address=127.0.0.1", "--server.fileWatcherType=none"]
@@ -91,6 +100,9 @@ def take(browser: Browser, address: str, size: str, scheme: str, out: Path) -> N
     page.wait_for_selector(SETTLED)
     page.screenshot(path=out / f"{size}-{scheme}-result.png")
     whole(page, out / f"{size}-{scheme}-result-whole.png", width)
+    runs(page, out, size, scheme)
+    slides(page, out, size, scheme)
+    page.goto(address)
     for name, text in OTHERS.items():
         page.set_viewport_size({"width": width, "height": height})
         page.goto(f"{address}/{name}")
@@ -106,6 +118,37 @@ def take(browser: Browser, address: str, size: str, scheme: str, out: Path) -> N
             tab = f"-{number + 1}" if tabs else ""
             whole(page, out / f"{size}-{scheme}-{name.lower()}{tab}.png", width)
     context.close()
+
+
+def runs(page: Page, out: Path, size: str, scheme: str) -> None:
+    """Compare, and each part of Inside, after a run."""
+    width, height = SIZES[size]
+    for name, parts in RUNS.items():
+        page.set_viewport_size({"width": width, "height": height})
+        page.get_by_role("link", name=name, exact=True).click()
+        for number, (tab, (button, done)) in enumerate(parts.items(), 1):
+            page.set_viewport_size({"width": width, "height": height})
+            if tab:
+                page.get_by_role("tab", name=tab).click()
+            page.wait_for_selector(SETTLED)
+            page.get_by_role("button", name=button, exact=True).click()
+            expect(page.get_by_text(done).first).to_be_visible()
+            page.wait_for_timeout(1500)  # the rest of the page follows
+            page.wait_for_selector(SETTLED)
+            whole(page, out / f"{size}-{scheme}-{name.lower()}-{number}.png", width)
+
+
+def slides(page: Page, out: Path, size: str, scheme: str) -> None:
+    """The poster's loop and its slides."""
+    page.set_viewport_size(dict(zip(("width", "height"), SIZES[size], strict=True)))
+    page.get_by_role("link", name="Poster", exact=True).click()
+    expect(page.locator(".reel .caption")).to_contain_text("seed")
+    for number in range(6):
+        expect(page.locator(".where")).to_have_text(f"{number} of 5" if number else "Start")
+        page.wait_for_selector(SETTLED)
+        page.wait_for_timeout(1500)
+        page.screenshot(path=out / f"{size}-{scheme}-poster-{number}.png")
+        page.keyboard.press("ArrowRight")
 
 
 def whole(page: Page, path: Path, width: int) -> None:
