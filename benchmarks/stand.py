@@ -19,7 +19,7 @@ from playwright.sync_api import CDPSession, Page, expect, sync_playwright
 
 from benchmarks.screenshots import ROOT, SERVE, SETTLED, await_health, free_port
 
-HOME_AFTER = 5  # seconds, so that a round is short
+HOME_AFTER = 15  # seconds: a round is short, and a run ends within it on a busy machine
 
 
 def main() -> None:

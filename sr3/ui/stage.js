@@ -53,13 +53,14 @@ class Stage {
   receive(data) {
     this.data = data
     if (data.run !== this.run) {
+      const asked = this.run !== null // a page that opens with a run does not scroll to it
       this.frames.clear()
       this.queue = []
       this.run = data.run
       this.settled = null
       this.shown = data.live ? -1 : Infinity // a finished run is not played again
       for (const divider of this.root.querySelectorAll('.divider')) divider.value = 50
-      if (data.live) this.comeIntoView()
+      if (data.live && asked) this.comeIntoView()
     }
     for (const frame of data.frames) {
       if (this.frames.has(frame.index)) continue
