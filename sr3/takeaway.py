@@ -21,6 +21,9 @@ from sr3.images import Pixels, encode_png
 SIDE = 384  # of a picture on a card and in a film, pixels
 GAP, MARGIN = 24, 40
 GROUND, INK, FAINT, MARK = (252, 251, 248), (27, 37, 48), (90, 96, 104), (0, 114, 178)
+PLAIN = str.maketrans(  # what Pillow's own font lacks
+    {"×": "x", "–": "-", "—": "-", "→": "to", "≤": "<=", "≥": ">="}
+)
 HOLD = 1.5  # seconds that the last frame stays
 FILM_TIMEOUT = 60  # seconds
 
@@ -125,6 +128,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    text = text.translate(PLAIN)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -134,7 +138,7 @@ def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     lines, line = [], ""
-    for word in text.split():
+    for word in text.translate(PLAIN).split():
         longer = f"{line} {word}".strip()
         if line and font.getlength(longer) > width:
             lines.append(line)

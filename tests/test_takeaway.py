@@ -32,6 +32,11 @@ def test_a_card_shows_every_picture_in_its_place():
     assert data == card(shown, "SR3 Lab", ["Lite SR3, 10 steps, seed 3", "word " * 60])
 
 
+def test_a_card_writes_no_empty_boxes():
+    with_cross, with_letter = (card([Shown("A", RED, f"16 {c} 16")], "T", [c]) for c in "×x")
+    assert with_cross == with_letter
+
+
 def test_a_long_line_stays_on_the_card():
     sheets = [
         Image.open(io.BytesIO(card([Shown("T" * 90, RED)], "SR3 Lab", [line])))
