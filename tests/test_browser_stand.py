@@ -21,7 +21,7 @@ from tests.test_browser import SETTLED, Watch, chromium, served
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 __all__ = ["chromium"]  # a fixture
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
-HOME_AFTER = 4  # seconds
+HOME_AFTER = 12  # seconds: longer than a busy machine takes to draw a slide
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 PAGES = ("Compare", "Inside", "Poster")
 

@@ -56,9 +56,11 @@ class Deck {
   }
 
   receive(data, setStateValue) {
+    const ready = this.data?.busy && !data.busy // the picture is there: time to look at it
     this.data = data
     this.set = setStateValue
     this.listen()
+    if (ready) this.touched()
     const slide = data.slides[data.at]
     this.root.dataset.kind = slide.kind
     this.find('h1').textContent = slide.title
@@ -134,7 +136,8 @@ class Deck {
 
   touched() {
     clearTimeout(this.home)
-    this.home = setTimeout(() => this.go(0), this.data.home_after * 1000)
+    // A visitor who waits for a picture is not sent home.
+    this.home = setTimeout(() => (this.data.busy ? this.touched() : this.go(0)), this.data.home_after * 1000)
   }
 
   listen() {

@@ -77,6 +77,12 @@ def _at(slides: Sequence[Slide]) -> int:
     return min(int(st.session_state.get(KEY, {}).get("at") or 0), len(slides) - 1)
 
 
+def _busy() -> bool:
+    """Whether the visitor's own run is under way."""
+    run = st.session_state.get("sr3_run")
+    return run is not None and not run.ended
+
+
 def _head(slides: Sequence[Slide], at: int, poll: bool) -> None:
     made = reels()
     if at != _at(slides) or (poll and made.done):  # a slide turned reruns this fragment alone
@@ -85,7 +91,7 @@ def _head(slides: Sequence[Slide], at: int, poll: bool) -> None:
     data: dict[str, Any] = {
         "slides": [asdict(slide) for slide in slides], "at": at, "home_after": HOME_AFTER,
         "reels": [asdict(reel) for reel in made.made] if at == 0 else [],
-        "qr": _qr(address), "address": address,
+        "qr": _qr(address), "address": address, "busy": _busy(),
     }  # fmt: skip
     _deck(key=KEY, data=data, default={"at": 0}, on_at_change=lambda: None)
 
