@@ -79,9 +79,10 @@ def overview(entries: Mapping[str, RegistryEntry]) -> None:
     domains = sorted({str(domain) for table in found.values() for domain in table["domain"]})
     rows = [
         {
-            "Name": name, "Title": entry.title, **facts(entry),
+            "Name": name, "Title": entry.title,
             "PSNR ↑ by domain": _bars(found[name], "psnr", domains),
             "LPIPS ↓ by domain": _bars(found[name], "lpips", domains),
+            **facts(entry),
         }
         for name, entry in entries.items()
     ]  # fmt: skip

@@ -54,7 +54,7 @@ def dot(
     for name, (kind, parents) in links.items():
         colour, word = STYLE[kind]
         frame = "rounded,filled" if entries[name].available else "rounded,dashed"
-        ink = "white" if entries[name].available else colour
+        ink = ("white" if kind == "trained" else "black") if entries[name].available else "#777777"
         label = _quoted(f"{name}\n{word}")
         lines.append(
             f'{_quoted(name)} [label={label}, style="{frame}", fillcolor="{colour}", '
