@@ -56,6 +56,7 @@ def _there(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("SR3_OFFLINE", "1")
     monkeypatch.setenv("SR3_LPIPS_WEIGHTS", "nowhere")
+    study_module._domain.cache_clear()  # other folders may have had the same names
 
 
 def words(name, *more, plan="smoke"):
@@ -421,7 +422,6 @@ def test_another_list_of_images_is_refused(whole, tmp_path):
 def test_an_unreadable_image_is_named_first(place, tmp_path, monkeypatch, folder, split):
     for name in ("parent", "faces", "drawings"):
         shutil.copytree(place / name, tmp_path / name)
-    study_module._domain.cache_clear()  # of the folders with the same names
     broken = tmp_path / folder / "broken.png"
     monkeypatch.chdir(tmp_path)
     for number in range(500):  # its hash decides what it is for
