@@ -184,6 +184,8 @@ def evaluate(
     single, rows = out.suffix == ".parquet", []
     for number, (name, digest) in enumerate(zip(checkpoint, hashes, strict=True)):
         model = load(name, device)
+        if not number:
+            say(f"Running on {model.device.reason}.")
         wanted = BASELINES[number > 0 :] if baselines else ()  # bicubic is the same for all
         for each in domains:
             progress = measure(

@@ -35,7 +35,9 @@ def generate(
 
     stage = first or FIRST
     colours = load_colours(stage)
-    faces = make(load(stage, device), load(checkpoint, device), colours, count, seed)
+    model = load(checkpoint, device)
+    faces = make(load(stage, device), model, colours, count, seed)
+    say(f"Running on {model.device.reason}.")
     rows, began = [], time.monotonic()
     for face in faces:
         path = out / f"face-{seed}-{face.index}.png"

@@ -222,6 +222,7 @@ def test_evaluate_writes_the_table_and_prints_a_summary(tiny, faces, tmp_path):
     result = call("evaluate", "--checkpoint", tiny, "--domain", faces, "--images", 2, "--steps", 2,
                   "--samples", 2, "--out", file, "--json")  # fmt: skip
     assert result.exit_code == 0, result.output
+    assert "Running on CPU, " in result.stderr
     table = results.read(file)
     assert set(table["checkpoint"]) == {tiny, "bicubic", "regression"}
     rows = {(row["checkpoint"], row["metric"]): row for row in json.loads(result.stdout)}
