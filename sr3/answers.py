@@ -4,31 +4,24 @@ Invariants: a gain is signed so that more is better in every metric, and is of o
 its parent on the same images and sampling seeds; what was not measured has no answer; intervals
 are 95% percentile bootstraps that resample the images, the same ones for both sides of a
 comparison, and, where several fine-tunes differ in their seed alone, those seeds too.
-
-Source: the paired bootstrap of Efron and Tibshirani (1993), over both factors.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from sr3.bootstrap import bootstrap, bounds_of, interval_of
 from sr3.cells import Cell
-from sr3.errors import SR3Error
 from sr3.metrics import METRICS, Interval
 
-RESAMPLES = 2000
 SHARE = 0.9  # of the best cell's gain: what counts as repaired
 MAIN = ("lpips", "ssim", "psnr")  # the metrics that are told
-
-Values = NDArray[np.float64]
 
 
 # ------------------------------------------------------------------------------------- the answers
@@ -147,10 +140,8 @@ class Measured:
         self.cells = {name: cell for name, cell in every.items() if cell.parent == parent}
         tuned = table[table["checkpoint"].isin(self.cells)]
         if sampling is None and len(tuned):
-            counts = Counter(zip(tuned["sampler"], tuned["steps"], strict=True))
-            sampling = counts.most_common(1)[0][0]
-        if sampling is None:
-            sampling = ("", 0)
+            sampling = commonest_sampling(tuned)
+        sampling = sampling or ("", 0)
         keep = (table["sampler"] == sampling[0]) & (table["steps"] == sampling[1])
         self.sampling = sampling
         others = set(names) - set(every) - {"bicubic", "regression", parent}
@@ -179,6 +170,14 @@ class Measured:
         sign = 1.0 if METRICS[metric].better == "higher" else -1.0
         gains = wide.drop(columns=self.parent).sub(wide[self.parent], axis=0) * sign
         return gains.replace([np.inf, -np.inf], np.nan)
+
+
+def commonest_sampling(rows: pd.DataFrame) -> tuple[str, int] | None:
+    """The (sampler, steps) that most rows have, of equals the first; None of no rows."""
+    if rows.empty:
+        return None
+    most: Any = rows.groupby(["sampler", "steps"], sort=False).size().idxmax()
+    return str(most[0]), int(most[1])
 
 
 def alike(gains: pd.DataFrame, cells: dict[str, Cell]) -> dict[Cell, list[str]]:
@@ -216,7 +215,7 @@ def least_needed(
     picks = (draws >= np.where(tops > 0, share * tops, tops)).argmax(axis=1)
     ratio = draws[:, least] / draws[:, best]
     between = [
-        _bounds_of([key(cells[pick]) for pick in picks])
+        bounds_of([key(cells[pick]) for pick in picks])
         for key in (lambda cell: _number(cell.images), lambda cell: cell.updates)
     ]
     images = tuple(None if np.isinf(v) else int(v) for v in between[0])
@@ -296,47 +295,6 @@ def _contrasts(
             metric, domain, *ends, cell.images, cell.updates,
             interval_of(means[0], draws[:, 0], n), len(names),
         )  # fmt: skip
-
-
-# --------------------------------------------------------------------------------------- bootstrap
-def bootstrap(
-    gains: pd.DataFrame, groups: Sequence[Sequence[str]], seed: int
-) -> tuple[Values, Values, int]:
-    """Means (groups,) of each group's columns, their resamples (draws, groups), and n images.
-
-    Images are resampled once for all groups; so are seeds, by their places, so that groups with
-    the same seeds stay paired.
-    """
-    values = gains[[name for names in groups for name in names]].dropna()
-    n = len(values)
-    if not n:
-        raise SR3Error("The table's checkpoints share no image: measure them on the same ones.")
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n  # (draws, images)
-    places = generator.random((RESAMPLES, max(map(len, groups))))
-    means, draws = np.empty(len(groups)), np.empty((RESAMPLES, len(groups)))
-    for k, names in enumerate(groups):
-        columns = values[list(names)].to_numpy(np.float64)  # (images, seeds)
-        means[k] = columns.mean()
-        drawn = weights @ columns  # (draws, seeds)
-        picks = (places[:, : len(names)] * len(names)).astype(int)
-        draws[:, k] = np.take_along_axis(drawn, picks, axis=1).mean(axis=1)
-    return means, draws, n
-
-
-def interval_of(mean: float, draws: Values, n: int) -> Interval:
-    """A mean with the 95% interval of its resamples."""
-    if n == 1:
-        return Interval(float(mean), float("nan"), float("nan"), 1)
-    low, high = _bounds_of(draws)
-    return Interval(float(mean), low, high, n)
-
-
-def _bounds_of(values: Any) -> tuple[float, float]:
-    """The 2.5% and 97.5% order statistics; interpolation would make numbers that no cell has."""
-    ordered = np.sort(np.asarray(values, np.float64))
-    cut = round(0.025 * (len(ordered) - 1))
-    return float(ordered[cut]), float(ordered[-1 - cut])
 
 
 # ------------------------------------------------------------------------------------------- words

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sr3.answers import MAIN, alike, bootstrap, interval_of
+from sr3.answers import MAIN, alike
+from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell
 from sr3.metrics import METRICS, Interval
 from sr3.views import Story, images_label

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from sr3 import answers
-from sr3.answers import MAIN, Measured, alike, bootstrap, interval_of, whole_range
+from sr3.answers import MAIN, Measured, alike, commonest_sampling, whole_range
+from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell
 from sr3.checkpoints import registry
 from sr3.gap import gap_along_chain, read_metric
@@ -59,16 +60,16 @@ class Story:
         """The domains that were tuned on."""
         return self.study.targets
 
-    @property
+    @cached_property
     def metrics(self) -> list[str]:
         """The metrics that are told, in the order of small multiples."""
-        here = set(self.table["metric"])
+        here = set(self.table["metric"].unique())
         return [name for name in METRIC_ORDER if name in here]
 
     @cached_property
     def domains(self) -> list[str]:
         """The measured domains: the source first, then the nearest, the tuned-on ones last."""
-        here = sorted(set(self.table.loc[self.table["metric"].isin(MAIN), "domain"]))
+        here = sorted(self.table.loc[self.table["metric"].isin(MAIN), "domain"].unique())
         return sorted(here, key=lambda name: (name != self.source, name in self.targets, name))
 
     @cached_property
@@ -77,18 +78,18 @@ class Story:
         if self.study.cells:
             return self.study.sampling
         rows = self.table[(self.table["checkpoint"] == self.parent) & _told(self.table)]
-        counts = Counter(zip(rows["sampler"], rows["steps"], strict=True))
-        return counts.most_common(1)[0][0] if counts else ("", 0)
+        return commonest_sampling(rows) or ("", 0)
 
     @cached_property
     def backbone(self) -> str:
         """LPIPS's backbone, or several."""
-        return ", ".join(sorted(set(self.table["lpips_backbone"].dropna()))) or "not measured"
+        return ", ".join(sorted(self.table["lpips_backbone"].dropna().unique())) or "not measured"
 
     @cached_property
     def _by_hash(self) -> dict[str, str]:
         """A fine-tune's name by its weights: the gap is measured under a folder's name."""
         rows = self.table[self.table["checkpoint"].isin(self.study.cells)]
+        rows = rows.drop_duplicates("checkpoint_hash", keep="last")
         return dict(zip(rows["checkpoint_hash"], rows["checkpoint"], strict=True))
 
     def identify(self, name: str, digest: str = "") -> Identity:
@@ -147,11 +148,20 @@ class Story:
         pairs = pd.MultiIndex.from_frame(table[["domain", "image"]])
         return table[pairs.isin(counts[counts == most].index)]
 
+    @cached_property
+    def _wide(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """By metric and domain: `values`."""
+        means = self._shown.groupby(["metric", "domain", "image", "checkpoint"])["value"].mean()
+        return {
+            cast(tuple[str, str], key): group.droplevel([0, 1])
+            .unstack("checkpoint")
+            .dropna(axis="columns")  # half measured is not measured yet
+            for key, group in means.groupby(level=["metric", "domain"])
+        }
+
     def values(self, metric: str, domain: str) -> pd.DataFrame:
         """A row an image, a column a checkpoint of the table: its mean over sampling seeds."""
-        rows = self._shown[(self._shown["metric"] == metric) & (self._shown["domain"] == domain)]
-        wide = rows.groupby(["image", "checkpoint"])["value"].mean().unstack("checkpoint")
-        return wide.dropna(axis="columns")  # half measured is not measured yet
+        return self._wide.get((metric, domain), pd.DataFrame())
 
     @cached_property
     def identities(self) -> dict[str, Identity]:
@@ -337,7 +347,7 @@ def source_of(table: pd.DataFrame, parent: str) -> str | None:
     """The domain that a parent was trained on, as the table calls it; None where not known."""
     entry = registry().get(parent)
     domain = entry.domain if entry else None
-    return domain if domain in set(table["domain"]) else None
+    return domain if domain in set(table["domain"].unique()) else None
 
 
 # ------------------------------------------------------------------------------------------- words
