@@ -76,12 +76,10 @@ class Contrast:
 
     @property
     def sentence(self) -> str:
-        low, high = self.difference.low, self.difference.high
-        verb = "beats" if low > 0 else "loses to" if high < 0 else "is not told apart from"
         return (
             f"{_title(self.metric)} on {self.domain}, {_images(self.images)} and "
-            f"{self.updates:,} updates: {self.ours} {verb} {self.baseline} by "
-            f"{_signed(self.difference)} ({_seeds(self.seeds)})."
+            f"{self.updates:,} updates: {verdict(self.ours, self.difference, self.baseline)} "
+            f"({_seeds(self.seeds)})."
         )
 
 
@@ -337,6 +335,16 @@ def _images(count: int | None) -> str:
 
 def _seeds(count: int) -> str:
     return f"{count} seed{'s' * (count != 1)}"
+
+
+def verdict(ours: str, difference: Interval, other: str) -> str:
+    """Which of two is better, and by how much; `difference` is ours - other, more is better."""
+    if difference.low > 0 or difference.high < 0:
+        low, high = sorted((abs(difference.low), abs(difference.high)))
+        size = Interval(abs(difference.mean), low, high, difference.n)
+        verb = "beats" if difference.mean > 0 else "loses to"
+        return f"{ours} {verb} {other} by {size.mean:.4f} ({_bounds(size, '.4f')}, n = {size.n})"
+    return f"{ours} is not told apart from {other}: the difference is {_signed(difference)}"
 
 
 def _signed(interval: Interval) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sr3.answers import MAIN, alike
+from sr3.answers import MAIN, alike, verdict
 from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell
 from sr3.metrics import METRICS, Interval
@@ -32,12 +32,8 @@ class Transfer:
 
     @property
     def sentence(self) -> str:
-        low, high = self.difference.low, self.difference.high
-        verb = "beats" if low > 0 else "loses to" if high < 0 else "is not told apart from"
-        return (
-            f"{METRICS[self.metric].title} on {self.domain}: {self.checkpoint} {verb} "
-            f"{self.baseline} by {_signed(self.difference, '+.4f')}."
-        )
+        told = verdict(self.checkpoint, self.difference, self.baseline)
+        return f"{METRICS[self.metric].title} on {self.domain}: {told}."
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import re
 import shutil
@@ -16,9 +17,10 @@ from typer.testing import CliRunner
 
 import sr3.checkpoints
 from sr3 import charts, figures, poster, report, results
-from sr3.answers import answer_all, range_effects
+from sr3.answers import answer_all, range_effects, verdict
 from sr3.cli import app
 from sr3.looks import SYMBOLS, contrast, look, mixed
+from sr3.metrics import Interval
 from sr3.observations import fadings, flattening, transfers
 from sr3.views import Story, parents, source_of
 from tests import study_table as made
@@ -147,6 +149,26 @@ def test_observations(story):
     assert last is not None and last.updates == (10, 100)
     assert last.difference.mean == pytest.approx(0.5) and last.images == "all images"
     assert "more still helps" in last.sentence
+
+
+@pytest.mark.parametrize(
+    ("bounds", "told"),
+    [
+        ((0.02, 0.01, 0.03), "a beats b by 0.0200 (95% interval 0.0100 to 0.0300, n = 9)"),
+        ((-0.02, -0.03, -0.01), "a loses to b by 0.0200 (95% interval 0.0100 to 0.0300, n = 9)"),
+        (
+            (-0.02, -0.03, 0.01),
+            "a is not told apart from b: the difference is -0.0200 "
+            "(95% interval -0.0300 to +0.0100, n = 9)",
+        ),
+        (
+            (0.02, math.nan, math.nan),
+            "a is not told apart from b: the difference is +0.0200 (no interval, n = 9)",
+        ),
+    ],
+)
+def test_which_of_two_is_better_is_told_with_its_size(bounds, told):
+    assert verdict("a", Interval(*bounds, 9), "b") == told
 
 
 def test_parent_and_source_come_from_table_and_registry(tables, tmp_path, monkeypatch):
