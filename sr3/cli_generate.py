@@ -19,6 +19,9 @@ def generate(
     first: Annotated[
         Path | None, typer.Option(help="Folder of the first stage; else faces-16.")
     ] = None,
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="List them in people.json too, as the app's gallery.")
+    ] = False,
     low_res: Annotated[
         bool, typer.Option("--low-res", help="Write the 16x16 faces too: ...-16.png.")
     ] = False,
@@ -27,6 +30,8 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Generate faces: a mean colour becomes 16x16 pixels, and these become 128x128."""
+    from sr3 import people
+    from sr3.checkpoints import find_checkpoint, hash_of
     from sr3.generate import FIRST, load_colours
     from sr3.generate import generate as make
     from sr3.images import encode_png
@@ -38,10 +43,13 @@ def generate(
     model = load(checkpoint, device)
     faces = make(load(stage, device), model, colours, count, seed)
     say(f"Running on {model.device.reason}.")
-    rows, began = [], time.monotonic()
+    stages = stage.name, hash_of(stage), Path(checkpoint).name, hash_of(find_checkpoint(checkpoint))
+    rows, origins, began = [], [], time.monotonic()
     for face in faces:
         path = out / f"face-{seed}-{face.index}.png"
-        write_whole(path, encode_png(face.image))
+        picture = encode_png(face.image)
+        write_whole(path, picture)
+        origins.append(people.Origin(path.name, people.digest(picture), seed, face.index, *stages))
         small = out / f"face-{seed}-{face.index}-16.png" if low_res else None
         if small:
             write_whole(small, encode_png(face.low_res))
@@ -50,5 +58,7 @@ def generate(
             "output": str(path), "low_res": str(small) if small else None, "seed": seed,
             "index": face.index, "first": stage.name, "checkpoint": checkpoint,
         })  # fmt: skip
+    if gallery:
+        say(f"Listed in {people.add(out, origins)}.")
     if as_json:
         print_json(rows)

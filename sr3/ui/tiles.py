@@ -28,6 +28,10 @@ span {
   display: block; margin-top: .2rem; text-align: center; font: .8125rem/1.25 var(--st-font);
   color: var(--st-text-color); overflow-wrap: anywhere;
 }
+p {
+  grid-column: 1 / -1; margin: .4rem 0 0; font: 600 .875rem/1.25 var(--st-font);
+  color: var(--st-text-color);
+}
 input:hover + img { border-color: var(--st-text-color); }
 input:checked + img {
   border-color: transparent;
@@ -49,7 +53,13 @@ export default function ({ data, key, parentElement, setStateValue }) {
     legend.textContent = data.legend
     const grid = document.createElement('div')
     grid.className = 'tiles'
+    let shelf = ''
     for (const tile of data.tiles) {
+      if (tile.shelf !== shelf) {
+        const head = document.createElement('p')
+        head.textContent = shelf = tile.shelf
+        grid.append(head)
+      }
       const label = document.createElement('label')
       const input = Object.assign(document.createElement('input'),
         { type: 'radio', name: key, value: tile.value })
@@ -77,6 +87,7 @@ class Tile:
     value: str
     title: str  # may be empty
     image: str  # a data URI
+    shelf: str = ""  # a heading stands above the first tile of each
 
 
 def pick(legend: str, tiles: Sequence[Tile], key: str) -> str:
