@@ -20,7 +20,7 @@ from sr3.cli_bench import bench
 from sr3.cli_checkpoints import metrics, prepare
 from sr3.cli_generate import generate
 from sr3.cli_report import report
-from sr3.cli_training import finetune, study, train
+from sr3.cli_training import distil, finetune, study, train
 from sr3.errors import SR3Error
 from sr3.terminal import EVERY, DeviceName, Seed, duration, say
 
@@ -76,6 +76,7 @@ app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(metrics, name="metrics")
 app.command("domains")(list_domains)
 app.command()(train)
+app.command()(distil)
 app.command()(finetune)
 app.command()(study)
 app.command()(report)

@@ -1,4 +1,4 @@
-"""The commands that train: `train`, `finetune` and `study`."""
+"""The commands that train: `train`, `distil`, `finetune` and `study`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sr3.errors import ConfigError, TrainingError
 from sr3.terminal import EVERY, DeviceName, Seed, duration, say, stop_signals
 
 if TYPE_CHECKING:
+    from sr3.config import TrainConfig
     from sr3.finetune import FinetuneRun
     from sr3.train import TrainStep
     from sr3.training_run import TrainingRun
@@ -42,19 +43,67 @@ def train(
     from sr3.presets import preset as find_preset
     from sr3.training_run import Plan, TrainingRun
 
-    if steps is not None and minutes is not None:
-        raise ConfigError("Give either --steps or --minutes, and not both.")
     model, training = find_preset(preset)
-    given = {"batch": batch, "precision": precision, "learning_rate": learning_rate, "seed": seed}
-    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    if steps is not None or minutes is not None:  # else the preset's own length
-        changes |= {"steps": steps, "minutes": minutes}
-    training = dataclasses.replace(training, **changes)
+    training = _changed(training, steps, minutes, batch, precision, learning_rate, seed)
     plan = Plan(preset, model, training, load_domain(domain), out, device, init,
                 save_every, validate_every)  # fmt: skip
     say(f"Reading {len(plan.domain.train)} training images of {plan.domain.title} ...")
     drive(TrainingRun(plan, resume=resume))
     say(f"The checkpoint is in {out / 'checkpoint'}.")
+
+
+# --------------------------------------------------------------------------------------- distil
+def distil(
+    domain: Annotated[str, typer.Option(help="Name, folder, zip or LMDB; several joined by +.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    checkpoint: Annotated[str, typer.Option(help="The teacher: name or folder.")] = "lite",
+    evaluations: Annotated[int, typer.Option(min=1, help="The student's, an image.")] = 4,
+    start: Annotated[int | None, typer.Option(help="First time step; else the teacher's.")] = None,
+    end: Annotated[int, typer.Option(help="The student's last time step.")] = 60,
+    substeps: Annotated[int, typer.Option(min=1, help="The teacher's, a step.")] = 3,
+    steps: Annotated[int | None, typer.Option(help="Updates to run.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Or training time.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    batch: Annotated[int | None, typer.Option(help="Chains an update.")] = None,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest rate.")] = None,
+    save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 180.0,
+    validate_every: Annotated[float, typer.Option(help="Seconds between validations.")] = 600.0,
+) -> None:
+    """Distil a checkpoint: a copy that goes the same chain in a few long steps."""
+    from sr3.checkpoints import find_checkpoint, read_config
+    from sr3.distil import TRAINING, student_of
+    from sr3.domains import load_domain
+    from sr3.training_run import Plan, TrainingRun
+
+    teacher = read_config(find_checkpoint(checkpoint))
+    model = student_of(teacher, evaluations, start or teacher.sampling.start, end)
+    training = _changed(TRAINING, steps, minutes, batch, precision, learning_rate, seed)
+    plan = Plan(checkpoint, model, training, load_domain(domain), out, device, checkpoint,
+                save_every, validate_every, substeps=substeps)  # fmt: skip
+    say(f"Reading {len(plan.domain.train)} training images of {plan.domain.title} ...")
+    drive(TrainingRun(plan, resume=resume))
+    say(f"The checkpoint is in {out / 'checkpoint'}.")
+
+
+def _changed(
+    training: TrainConfig,
+    steps: int | None,
+    minutes: float | None,
+    batch: int | None,
+    precision: str | None,
+    learning_rate: float | None,
+    seed: int,
+) -> TrainConfig:
+    if steps is not None and minutes is not None:
+        raise ConfigError("Give either --steps or --minutes, and not both.")
+    given = {"batch": batch, "precision": precision, "learning_rate": learning_rate, "seed": seed}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if steps is not None or minutes is not None:  # else the default length
+        changes |= {"steps": steps, "minutes": minutes}
+    return dataclasses.replace(training, **changes)
 
 
 # ------------------------------------------------------------------------------------- finetune

@@ -67,7 +67,7 @@ class Trainer:
         ConfigError for a batch that the team cannot share.
         """
         self.team = team or Team()
-        self._mine = self.team.mine(config.batch)
+        self.mine = self.team.mine(config.batch)
         self.source = Epochs(images, config.seed) if isinstance(images, np.ndarray) else images
         self.device = torch.device(device)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -108,18 +108,8 @@ class Trainer:
 
     def _update(self, rate: float) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(mixed_seed(self.config.seed, 1, self.step))
-        x0, condition = self.batch(generator)
-        count = self.config.batch  # the whole batch's draws, of which each process takes its own
-        level = self.schedule.draw(count, generator, self.config.levels, self._time_range())
-        eps = torch.randn((count, *x0.shape[1:]), generator=generator)
-        level, eps = level[self._mine], eps[self._mine]
-        x0, condition, eps, level = (part.to(self.device) for part in (x0, condition, eps, level))
         dropout = self.step * self.team.count + self.team.rank
-        torch.manual_seed(mixed_seed(self.config.seed, 2, dropout))
-        denoiser = Denoiser(self._shared, self.model, PRECISIONS[self.config.precision])
-        loss = denoiser.loss(
-            x0, condition, level, eps, self.config.loss, self.config.weight_cap
-        ).mean()
+        loss = self.loss(generator, mixed_seed(self.config.seed, 2, dropout))
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         value = self.team.mean(float(loss.detach()))
@@ -136,20 +126,42 @@ class Trainer:
         self._average()
         return value, float(norm)
 
+    def loss(self, generator: torch.Generator, dropout: int) -> Tensor:
+        """This process's share of an update's loss, from the draws of `generator` (the same in
+        every process) and the seed of the dropout: a scalar with its graph."""
+        x0, condition = self.batch(generator)
+        count = self.config.batch  # the whole batch's draws, of which each process takes its own
+        level = self.schedule.draw(count, generator, self.config.levels, self._time_range())
+        eps = torch.randn((count, *x0.shape[1:]), generator=generator)
+        level, eps = level[self.mine], eps[self.mine]
+        x0, condition, eps, level = (part.to(self.device) for part in (x0, condition, eps, level))
+        torch.manual_seed(dropout)
+        denoiser = self.denoiser()
+        config = self.config
+        return denoiser.loss(x0, condition, level, eps, config.loss, config.weight_cap).mean()
+
+    def denoiser(self) -> Denoiser:
+        """The network in training, shared with the team, behind the denoiser contract."""
+        return Denoiser(self._shared, self.model, PRECISIONS[self.config.precision])
+
     def _time_range(self) -> tuple[int, int]:
         first, last = self.config.range
         return first, min(last, self.schedule.steps)
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """This process's images of this update and their conditions, (n, 3, h, w) in [-1, 1]."""
+        images = self.pixels(generator)
+        size = self.model.network
+        condition = enlarge(degrade(images, size.low_res), size.high_res)
+        return to_tensor(images), to_tensor(condition)
+
+    def pixels(self, generator: torch.Generator) -> Pixels:
+        """This process's images of this update, some of them mirrored: (n, h, w, 3) uint8."""
         images = self.source(self.step, self.config.batch)
         if self.config.flips:
             flip = (torch.rand(len(images), generator=generator) < 0.5).numpy()
             images = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
-        images = images[self._mine]
-        size = self.model.network
-        condition = enlarge(degrade(images, size.low_res), size.high_res)
-        return to_tensor(images), to_tensor(condition)
+        return images[self.mine]
 
     @torch.no_grad()
     def _average(self) -> None:

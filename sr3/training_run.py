@@ -25,14 +25,15 @@ import torch
 from PIL import Image
 
 from sr3.cards import NON_COMMERCIAL, make_card
-from sr3.checkpoints import find_checkpoint, load_whole, save_checkpoint
+from sr3.checkpoints import find_checkpoint, load_whole, read_config, save_checkpoint
 from sr3.config import ModelConfig, TrainConfig, to_dict
 from sr3.devices import pick_device
+from sr3.distil import Distiller
 from sr3.domains import Domain, load_pixels
 from sr3.errors import ConfigError, TrainingError
 from sr3.images import Pixels, degrade, enlarge
 from sr3.metrics import Scorer, mean_scores
-from sr3.parallel import join
+from sr3.parallel import Team, join
 from sr3.pipeline import SuperResolver
 from sr3.run_folder import CURVE, LOG, RunFolder
 from sr3.train import Trainer, TrainStep
@@ -56,18 +57,27 @@ class Plan:
     save_every: float = 180.0  # seconds between states
     validate_every: float = 600.0  # seconds between validations
     validation_images: int = 24
+    substeps: int = 0  # the teacher's for each of the student's; 0: no distillation
 
     @property
     def command(self) -> str:
         """The command that makes this run anew, without its folder and device."""
         training = self.training
+        if self.substeps:
+            sampling = self.model.sampling
+            what = [
+                *("distil", "--checkpoint", self.init, "--substeps", self.substeps),
+                *("--evaluations", sampling.steps, "--start", sampling.start),
+                *("--end", sampling.end),
+            ]
+        else:
+            what = ["train", "--preset", self.preset, *(("--init", self.init) if self.init else ())]
         length = ["--steps", training.steps] if training.steps else ["--minutes", training.minutes]
         words = [
-            *("python", "-m", "sr3", "train", "--preset", self.preset),
+            *("python", "-m", "sr3", *what),
             *("--domain", self.domain.name, *length),
             *("--batch", training.batch, "--seed", training.seed),
             *("--precision", training.precision, "--learning-rate", training.learning_rate),
-            *(("--init", self.init) if self.init else ()),
         ]
         return shlex.join(map(str, words))
 
@@ -79,13 +89,15 @@ class Plan:
         """
         model = to_dict(self.model)
         del model["sampling"]
-        values = {
+        values: dict[str, Any] = {
             "preset": self.preset,
             "model": model,
             "domain": self.domain.name,
             "file_list_hash": self.domain.sha256,
             "init": self.init,
         }
+        if self.substeps:  # then how images are drawn is what is learnt
+            values |= {"substeps": self.substeps, "sampling": to_dict(self.model.sampling)}
         return dict(json.loads(json.dumps(values)))
 
 
@@ -108,9 +120,7 @@ class TrainingRun:
                 f"{plan.domain.name} has no training images: choose another domain."
             )
         pixels = load_pixels(plan.domain.train, size)
-        self.trainer = Trainer(
-            _network(plan), plan.model, plan.training, pixels, self._device.device, self.team
-        )
+        self.trainer = _trainer(plan, pixels, self._device.device, self.team)
         count = min(plan.validation_images, len(plan.domain.validation))
         held = plan.domain.subset("validation", count) if count else ()
         self.validation = load_pixels(held, size) if held else None
@@ -199,10 +209,16 @@ class TrainingRun:
                if value is not None},
         }  # fmt: skip
         sampling = {f"`{name}`": value for name, value in to_dict(plan.model.sampling).items()}
+        what = f"the preset `{plan.preset}`"
+        if plan.substeps:
+            what = (
+                f"`{plan.init}`, distilled to {plan.model.sampling.steps} network evaluations an "
+                f"image from {plan.substeps * plan.model.sampling.steps} of its own,"
+            )
         summary = (
             f"A diffusion super-resolver of faces, {plan.model.network.low_res} to "
-            f"{plan.model.network.high_res} pixels: the preset `{plan.preset}` with "
-            f"{parameters:,} parameters; these are the moving average of the weights."
+            f"{plan.model.network.high_res} pixels: {what} with {parameters:,} parameters; these "
+            "are the moving average of the weights."
         )
         sections = {
             "Data": data,
@@ -259,6 +275,17 @@ def new_network(model: ModelConfig, seed: int) -> UNet:
         network = UNet(model.network)
         network.zero_residuals()
         return network
+
+
+def _trainer(plan: Plan, pixels: Pixels, device: torch.device, team: Team) -> Trainer:
+    network = _network(plan)
+    if not plan.substeps:
+        return Trainer(network, plan.model, plan.training, pixels, device, team)
+    assert plan.init is not None
+    end = read_config(find_checkpoint(plan.init)).sampling.end
+    return Distiller(
+        network, plan.model, plan.training, pixels, device, team, substeps=plan.substeps, end=end
+    )
 
 
 def _network(plan: Plan) -> UNet:

@@ -36,7 +36,7 @@ LAYERS = (
     {"sr3.views"},
     {"sr3.study_plan", "sr3.answers", "sr3.curve"},
     {"sr3.training_run", "sr3.finetune", "sr3.gap", "sr3.catalogue", "sr3.pull", "sr3.push"},
-    {"sr3.run_folder", "sr3.people"},
+    {"sr3.run_folder", "sr3.people", "sr3.distil"},
     {
         "sr3.mixtures",
         "sr3.train",
