@@ -1,8 +1,9 @@
 """The tables of the README and of the cards, in Markdown, from the measured rows alone.
 
-    python -m benchmarks.tables checkpoints/metrics
+    python -m benchmarks.tables                    # a checkpoint on each domain, beside bicubic
+    python -m benchmarks.tables --target anime     # its fine-tunes: what they gain and cost
 
-The rows are made by `python -m sr3 evaluate ... --out checkpoints/metrics`.
+The rows are made by `python -m sr3 evaluate ... --out checkpoints/metrics` and by the study.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from sr3.cells import Cell
+from sr3.metrics import METRICS
 from sr3.results import difference, read, summary
+from sr3.views import Story, source_of
 
 ORDER = ("bicubic", "regression")  # then the checkpoints
 SHOWN = {"psnr": 2, "ssim": 3, "lpips": 3, "consistency_psnr": 1}
@@ -23,9 +25,14 @@ TITLES = ("PSNR dB ↑", "SSIM ↑", "LPIPS ↓", "LR-PSNR dB ↑")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", type=Path, nargs="?", default=Path("checkpoints/metrics"))
+    parser.add_argument("--checkpoint", default="lite")
+    parser.add_argument("--target", help="a domain that was tuned on")
     arguments = parser.parse_args()
-    table = read(arguments.table)
-    table = table[table.checkpoint.map(lambda name: Cell.parse(name) is None)]  # no cell of a study
+    table, name = read(arguments.table), arguments.checkpoint
+    if arguments.target:
+        print(fine_tunes(Story(table, name, source_of(table, name)), arguments.target))
+        return
+    table = table[table.checkpoint.isin([*ORDER, name])]
     print(quality(summary(table)))
     print()
     print(against_bicubic(table))
@@ -73,6 +80,24 @@ def against_bicubic(table: pd.DataFrame) -> str:
         lpips = [part[part.metric == "lpips"].value for part in (rows, base)]
         ratio = "not measured" if lpips[0].empty else f"{lpips[0].mean() / lpips[1].mean():.3f}"
         lines.append(f"| {domain} | {name} | {' | '.join(gains)} | {ratio} |")
+    return "\n".join(lines)
+
+
+def fine_tunes(story: Story, target: str) -> str:
+    """A row a fine-tune, best LPIPS first: gains (more is better) on the target and the source."""
+    metrics = {"lpips": 3, "ssim": 3, "psnr": 2}
+    heads = [f"{domain}, {METRICS[m].title}" for domain in (target, story.source) for m in metrics]
+    lines = [f"| | seeds | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
+    trades = story.trades(target)
+    for label in trades.checkpoint[trades.metric == "lpips"]:
+        rows = trades[trades.checkpoint == label].set_index("metric")
+        cells = [
+            f"{rows.at[m, mean]:+.{digits}f} [{rows.at[m, f'{mean}_low']:+.{digits}f}, "
+            f"{rows.at[m, f'{mean}_high']:+.{digits}f}]"
+            for mean in ("gain", "change")
+            for m, digits in metrics.items()
+        ]
+        lines.append(f"| {label} | {rows.seeds.iloc[0]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
