@@ -27,7 +27,7 @@ test: $(VENV)/.dev ## run the tests; those in a browser are skipped without Chro
 browser-test: $(VENV)/.dev ## run the tests in a browser; without Chromium they fail
 	SR3_REQUIRE_BROWSER=1 $(RUN) pytest -m browser
 
-screenshots: $(VENV)/.dev ## photograph every page into screenshots/, desktop and phone, light and dark
+screenshots: $(VENV)/.dev ## photograph every page into screenshots/: desktop, phone and 4K stand, light and dark
 	$(RUN) benchmarks.screenshots
 
 bench: $(VENV)/.runtime ## measure speed on this machine, which should be idle

@@ -1,7 +1,7 @@
 """Pictures of every page and state into screenshots/: `python -m benchmarks.screenshots`.
 
-Desktop and phone, light and dark; with `--checkpoints DIR` the app is served with that registry
-folder, and `--scheme`, `--size` limit what is made.
+Desktop, phone and 4K stand, light and dark; with `--checkpoints DIR` the app is served with that
+registry folder, and `--scheme`, `--size`, `--page` limit what is made.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ SETTLED = "[data-testid='stApp'][data-test-script-state='notRunning']"
 OTHERS = {  # page: a text of it
     "Domains": "Does it generalize?",
     "Fine-tuning": "How little is enough",
+    "Checkpoints": "Networks run here on",
     "About": "Licence and data",
 }
 RUNS = {  # page: tab -> its button, and what it says at the end
@@ -35,6 +36,9 @@ RUNS = {  # page: tab -> its button, and what it says at the end
         "Consistency": ("Run both", "Done: reduced"), "Step counts": ("Run them", "Done: where"),
     },
 }  # fmt: skip
+FIRST, POSTER = "Super-resolve", "Poster"
+PAGES = (FIRST, *RUNS, *OTHERS, POSTER)
+PATIENCE = 300_000  # milliseconds: a busy machine takes its time
 SERVE = """
 import sys, pathlib, sr3.checkpoints
 from streamlit.web import cli
@@ -53,7 +57,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "screenshots")
     parser.add_argument("--size", choices=SIZES, help="only this one")
     parser.add_argument("--scheme", choices=SCHEMES, help="only this one")
+    parser.add_argument("--page", choices=PAGES, action="append", help="only these")
     options = parser.parse_args()
+    pages = options.page or list(PAGES)
     options.out.mkdir(exist_ok=True)
     port = free_port()
     server = subprocess.Popen(
@@ -67,24 +73,37 @@ def main() -> None:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             for size in [options.size] if options.size else SIZES:
                 for scheme in [options.scheme] if options.scheme else SCHEMES:
-                    take(browser, address, size, scheme, options.out)
+                    take(browser, address, size, scheme, options.out, pages)
     finally:
         server.terminate()
         server.wait(20)
 
 
-def take(browser: Browser, address: str, size: str, scheme: str, out: Path) -> None:
-    """All states of all pages at one size and in one scheme."""
+def take(
+    browser: Browser, address: str, size: str, scheme: str, out: Path, pages: list[str]
+) -> None:
+    """All states of some pages at one size and in one scheme."""
     width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=size == "phone"
     )
     page = context.new_page()
-    page.set_default_timeout(120_000)
-    expect.set_options(timeout=120_000)
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
     page.goto(address)
     expect(page.get_by_text("Ready.")).to_be_visible()
     page.wait_for_selector(SETTLED)
+    if FIRST in pages:
+        first(page, out, size, scheme)
+    runs(page, out, size, scheme, pages)
+    if POSTER in pages:
+        slides(page, out, size, scheme)
+    others(page, address, out, size, scheme, pages)
+    context.close()
+
+
+def first(page: Page, out: Path, size: str, scheme: str) -> None:
+    """The first page: before, in and after a run."""
     page.wait_for_timeout(800)
     start = page.get_by_role("button", name="Super-resolve")
     page.screenshot(path=out / f"{size}-{scheme}-idle.png")
@@ -99,11 +118,16 @@ def take(browser: Browser, address: str, size: str, scheme: str, out: Path) -> N
     expect(page.get_by_text("LPIPS:").last).to_contain_text(re.compile("AlexNet|not available"))
     page.wait_for_selector(SETTLED)
     page.screenshot(path=out / f"{size}-{scheme}-result.png")
-    whole(page, out / f"{size}-{scheme}-result-whole.png", width)
-    runs(page, out, size, scheme)
-    slides(page, out, size, scheme)
+    whole(page, out / f"{size}-{scheme}-result-whole.png", SIZES[size][0])
+
+
+def others(page: Page, address: str, out: Path, size: str, scheme: str, pages: list[str]) -> None:
+    """The pages without a run, tab after tab."""
+    width, height = SIZES[size]
     page.goto(address)
     for name, text in OTHERS.items():
+        if name not in pages:
+            continue
         page.set_viewport_size({"width": width, "height": height})
         page.goto(f"{address}/{name}")
         expect(page.get_by_text(text).first).to_be_visible()
@@ -117,13 +141,14 @@ def take(browser: Browser, address: str, size: str, scheme: str, out: Path) -> N
             page.wait_for_timeout(1500)  # and the charts are drawn
             tab = f"-{number + 1}" if tabs else ""
             whole(page, out / f"{size}-{scheme}-{name.lower()}{tab}.png", width)
-    context.close()
 
 
-def runs(page: Page, out: Path, size: str, scheme: str) -> None:
+def runs(page: Page, out: Path, size: str, scheme: str, pages: list[str]) -> None:
     """Compare, and each part of Inside, after a run."""
     width, height = SIZES[size]
     for name, parts in RUNS.items():
+        if name not in pages:
+            continue
         page.set_viewport_size({"width": width, "height": height})
         page.get_by_role("link", name=name, exact=True).click()
         for number, (tab, (button, done)) in enumerate(parts.items(), 1):

@@ -141,7 +141,10 @@ def ranges(view: pd.DataFrame, metric: str, domain: str, whole: str, look: Look)
             hoverinfo="text",
         )  # fmt: skip
     _parent_line(figure, look)
-    _ticks(figure.update_xaxes, spans, title="time steps trained on")
+    _ticks(
+        figure.update_xaxes, spans, title="time steps trained on",
+        autotickangles=[0, -45],  # turned the other way, the last one is cut off on a phone
+    )  # fmt: skip
     return figure
 
 
@@ -211,7 +214,7 @@ def trade(
     view = view[view["metric"] == metric]
     kinds = [kind for kind in KINDS if kind in set(view["kind"])]
     known = METRICS[metric]
-    title = f"{known.title} {known.arrow} change on {source}, more is better"
+    title = f"{known.title} {known.arrow} gain on {source}"  # short: a phone has no room for more
     figure = _figure(title, look, ["Pareto front", "parent", *(KINDS[kind] for kind in kinds)])
     front = view[view["front"]].sort_values("gain")
     figure.add_scatter(

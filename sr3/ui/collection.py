@@ -1,7 +1,7 @@
 """The registry as people read it: facts, measured scores, where it is, its card; two compared.
 
-Invariant: every score is derived from the table of measurements of exactly that checkpoint's hash;
-where there is none, it says "unmeasured".
+Invariants: every score is derived from the table of measurements of exactly that checkpoint's
+hash, sampled in one way; where there is none, it says "unmeasured".
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pandas as pd
 import streamlit as st
 
 from sr3 import checkpoints
+from sr3.answers import commonest_sampling
 from sr3.checkpoints import CARD, RegistryEntry, weights_hash
 from sr3.errors import CheckpointError
 from sr3.hub_card import scores_of
@@ -36,10 +37,23 @@ def _scores(digest: str, state: tuple[tuple[str, int], ...]) -> pd.DataFrame:
 
 
 def scores(entry: RegistryEntry) -> pd.DataFrame:
-    """Summaries of one checkpoint, a row a domain, metric and sampling; empty if unmeasured."""
+    """Summaries of one checkpoint, a row a domain and metric; empty if unmeasured."""
     parts = sorted((checkpoints.ROOT / "metrics").glob("*.parquet"))
     state = tuple((part.name, part.stat().st_size) for part in parts)
-    return _scores(_identity(entry), state)
+    return usual(_scores(_identity(entry), state))
+
+
+def usual(found: pd.DataFrame) -> pd.DataFrame:
+    """The summaries with the commonest sampling, over the longest list of images of each domain.
+
+    One-step regression, a baseline, is measured with the same weights: it is left out.
+    """
+    own = found[found["checkpoint"] != "regression"]
+    sampler, steps = commonest_sampling(own) or ("", 0)
+    own = own[(own["sampler"] == sampler) & (own["steps"] == steps)]
+    if own.empty:  # unmeasured: no summary, so none of its columns
+        return own
+    return own.sort_values("n", kind="stable").drop_duplicates(["domain", "metric"], keep="last")
 
 
 def _identity(entry: RegistryEntry) -> str:
@@ -67,10 +81,15 @@ def facts(entry: RegistryEntry) -> dict[str, str]:
         "Updates": f"{entry.updates:,}" if entry.updates else "not known",
         "Time steps": entry.range or "all",
         "Parent": entry.parent or "none",
-        "Size": f"{size / 1e6:.1f} MB" if entry.complete else "not here",
+        "Size": _size(size) if entry.complete else "not here",
         "Licence": entry.licence or "not stated",
         "Where": place(entry),
     }
+
+
+def _size(count: int) -> str:
+    """Bytes for people: a recipe of other checkpoints has a few kB."""
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.0f} kB"
 
 
 def overview(entries: Mapping[str, RegistryEntry]) -> None:
@@ -153,8 +172,15 @@ def _score_table(found: Mapping[str, pd.DataFrame]) -> None:
     ])  # fmt: skip
     st.table(table, hide_index=True, border="horizontal")
     count = max(int(frame["n"].max()) for frame in found.values() if not frame.empty)
+    ways = {
+        way
+        for frame in found.values()
+        for way in zip(frame["sampler"], frame["steps"], strict=True)
+    }
+    sampled = ", ".join(f"{sampler} with {steps} steps" for sampler, steps in sorted(ways))
     small_print(
-        f"Means over test images (at most {count} a domain), in brackets 95 % bootstrap intervals."
+        f"Means over test images (at most {count} a domain), in brackets 95 % bootstrap intervals. "
+        f"Sampled by {sampled}."
     )
 
 

@@ -26,7 +26,8 @@ from sr3.ui.stage import Moment, Picture, Scene, png, show, webp
 POLL = 0.15  # seconds
 FIRST = 0.2  # longest wait for the first frame, seconds: a poll sooner than the first poll
 DOUBLE_CLICK = 0.3  # seconds
-MAIN: dict[str, Any] = {"key": "sr3_main", "width": 200}  # the one primary button
+# The one primary button; it has one type, since another would be another button to the browser.
+MAIN: dict[str, Any] = {"key": "sr3_main", "width": 200, "type": "primary"}
 AT_ONCE = True  # whether a first visit starts with a run
 ENDED = ("done", "cancelled", "failed")
 
@@ -113,12 +114,12 @@ def start_again(face: Face, recipe: Recipe) -> None:
 def controls(face: Face | None, recipe: Recipe, run: Run | None) -> None:
     """The one primary button, which is Stop while a run is under way; refusals and failures."""
     going = run is not None and not run.ended
-    # One key for both faces of the button: it stays in its place and keeps the focus.
+    # One key and type for both faces of the button: it stays in its place and keeps the focus.
     if going:
         st.button("Stop", on_click=stop_on_purpose, icon=":material/stop:", **MAIN)
     else:
         st.button(
-            "Super-resolve", on_click=start, args=(face, recipe), type="primary",
+            "Super-resolve", on_click=start, args=(face, recipe),
             icon=":material/auto_awesome:", disabled=face is None, **MAIN,
         )  # fmt: skip
     refusal = st.session_state.pop("sr3_refusal", None)
@@ -184,10 +185,10 @@ def _outcome(run: Run) -> str:
     if job.status == "done":
         steps = f"{job.total} step{'s' if job.total > 1 else ''}"
         return f"Done: {low} × {low} became {high} × {high} in {steps}."
-    newest = job.newest
+    newest, verb = job.newest, "Failed" if job.status == "failed" else "Stopped"
     if newest is None:
-        return "Stopped before the first step."
-    return f"Stopped at step {newest.index + 1} of {job.total}; what was there is kept."
+        return f"{verb} before the first step."
+    return f"{verb} at step {newest.index + 1} of {job.total}; what was there is kept."
 
 
 def _moment(run: Run, frame: Frame) -> Moment:

@@ -32,7 +32,8 @@ class Recipe:
 def choose_recipe() -> Recipe:
     """The recipe, from the visitor's settings. Raises CheckpointError where there is none."""
     entries = service.offered()
-    with st.expander("Settings", icon=":material/tune:"):
+    settings = st.expander("Settings", icon=":material/tune:")
+    with settings:
         if st.session_state.get("sr3_checkpoint") not in entries:
             st.session_state["sr3_checkpoint"] = next(iter(entries))
         carry("sr3_checkpoint", None)
@@ -40,7 +41,8 @@ def choose_recipe() -> Recipe:
             "Checkpoint", list(entries), format_func=lambda name: entries[name].title,
             key="sr3_checkpoint", help="The trained network.",
         )  # fmt: skip
-        resolver = service.resolver(name)
+    resolver = service.resolver(name)  # outside: that it is being loaded is to be seen
+    with settings:
         sampling = choose_sampling(resolver)
         seed = choose_seed()
     return Recipe(resolver, entries[name].title, sampling, seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
@@ -33,15 +34,14 @@ def perform(
         if moved or (found is None and st.session_state.pop(ARRIVED, None)):
             found = group.start(slot, face, tasks)
     live = found is not None and not found.ended
-    # One key for both faces of the button: it stays in its place and keeps the focus.
-    key = f"{slot}_main"
+    # One key and type for both faces of the button: it stays in its place and keeps the focus.
+    main: dict[str, Any] = {"key": f"{slot}_main", "width": 200, "type": "primary"}
     if live:
-        st.button("Stop", on_click=group.stop, args=(slot,), icon=":material/stop:", key=key,
-                  width=200)  # fmt: skip
+        st.button("Stop", on_click=group.stop, args=(slot,), icon=":material/stop:", **main)
     else:
         st.button(
-            label, on_click=group.begin, args=(slot, face, tasks), type="primary", icon=icon,
-            disabled=face is None or not tasks or not enough, key=key, width=200,
+            label, on_click=group.begin, args=(slot, face, tasks), icon=icon,
+            disabled=face is None or not tasks or not enough, **main,
         )  # fmt: skip
     if found is not None and found.failure:
         st.error(found.failure, icon=":material/error:")
@@ -68,10 +68,11 @@ def status(found: Group | None, live: bool, ready: str, done: str) -> tuple[str,
     if not live:
         said = "Stopped; what was there is kept." if found.stopped else done
         return said, f"{found.seconds:.1f} s"
+    lefts = [job.seconds_left for job in found.jobs.values()]
+    left = max((each for each in lefts if each is not None), default=0.0)
+    time = f"about {left:.1f} s left" if left else ""
     if not found.done:
         ahead = max((job.position for job in found.jobs.values()), default=0)
         place = f"Waiting: {ahead} ahead of you." if ahead >= len(found.jobs) else "Starting …"
-        return found.waiting or place, ""
-    lefts = [job.seconds_left for job in found.jobs.values()]
-    left = max((each for each in lefts if each is not None), default=0.0)
-    return f"Working: {found.done} of {found.work} evaluations.", f"about {left:.1f} s left"
+        return found.waiting or place, time
+    return f"Working: {found.done} of {found.work} evaluations.", time
