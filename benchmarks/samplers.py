@@ -34,12 +34,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--goal", action="store_true")
     parser.add_argument("--long", action="store_true", help="the chain of 2,000 steps too")
+    parser.add_argument("--most", type=int, default=50, help="evaluations, of the other lines")
     arguments = parser.parse_args()
     model = sr3.load(arguments.checkpoint, arguments.device)
     digest = hash_of(find_checkpoint(arguments.checkpoint))
     domain, last = load_domain(arguments.domain), model.schedule.steps
     every = lines(model.config.sampling, last)
-    what = every if arguments.long else [_short(line, last) for line in every]
+    most = last if arguments.long else arguments.most
+    what = [_short(line, most) for line in every]
     if arguments.goal:
         first, paper = every[0], every[-1]
         what = [dataclasses.replace(first, steps=GOAL), dataclasses.replace(paper, steps=(last,))]
@@ -65,8 +67,8 @@ def main() -> None:
         print(curve(table, model, digest, metric, domain.name).to_string(index=False))
 
 
-def _short(line: Line, last: int) -> Line:
-    return dataclasses.replace(line, steps=tuple(steps for steps in line.steps if steps < last))
+def _short(line: Line, most: int) -> Line:
+    return dataclasses.replace(line, steps=tuple(steps for steps in line.steps if steps <= most))
 
 
 if __name__ == "__main__":

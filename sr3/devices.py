@@ -10,9 +10,11 @@ import time
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 
+from sr3 import convolutions
 from sr3.errors import ConfigError
 
 GAIN = 1.3  # a bfloat16 convolution must be this much faster on a CPU to be worth its rounding
@@ -25,6 +27,8 @@ class Device:
     device: torch.device
     precision: torch.dtype
     reason: str
+    # torch's own; with weights laid out once; and Winograd's where they pay (`sr3.convolutions`)
+    convolutions: Literal["plain", "packed", "tiles"] = "plain"
 
 
 @lru_cache(maxsize=8)
@@ -53,8 +57,14 @@ def pick_device(name: str = "auto") -> Device:
     if ratio >= GAIN:
         why = f"CPU, bfloat16 ({ratio:.2g}x float32's speed){note}"
         return Device(device, torch.bfloat16, why)
+    why = f"CPU, float32 (bfloat16 has {ratio:.2g}x its speed)"
+    if not convolutions.supported():
+        return Device(device, torch.float32, why + note)
+    gain = convolutions.gain_of_tiles()
+    if gain < convolutions.GAIN:
+        return Device(device, torch.float32, f"{why}, weights laid out once{note}", "packed")
     return Device(
-        device, torch.float32, f"CPU, float32 (bfloat16 has {ratio:.2g}x its speed){note}"
+        device, torch.float32, f"{why}, convolutions in tiles ({gain:.2g}x){note}", "tiles"
     )
 
 
@@ -72,7 +82,7 @@ def without_gpu(error: Exception) -> Device:
     """The CPU, for a GPU that ran out of memory; the reason says so."""
     cpu = pick_device("cpu")
     reason = f"{cpu.reason}; the GPU is out of memory: close what else uses it to run there"
-    return Device(cpu.device, cpu.precision, reason)
+    return Device(cpu.device, cpu.precision, reason, cpu.convolutions)
 
 
 def _has_cuda() -> tuple[bool, str]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sr3.checkpoints import find_checkpoint, load_checkpoint
 from sr3.combine import Spliced
 from sr3.config import ModelConfig, SamplerConfig
+from sr3.convolutions import quicken
 from sr3.denoiser import Denoiser
 from sr3.devices import Device, pick_device, without_gpu
 from sr3.errors import ConfigError, ImageError
@@ -81,7 +82,6 @@ class SuperResolver(Pretrained):
         self.network = network.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.schedule = NoiseSchedule(config.schedule)
         self._exact = Denoiser(self.network, config)
-        self._fast = Denoiser(self.network, config, device.precision)
 
     @property
     def low_size(self) -> int:
@@ -106,7 +106,10 @@ class SuperResolver(Pretrained):
     @torch.no_grad()
     def estimate(self, x_t: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
         """`denoise` in the device's fast precision, for tensors that are on it: what chains use."""
-        return self._fast(x_t, condition, noise_level)
+        network, kind = self.network, self.device.convolutions
+        if kind != "plain":
+            network = quicken(network, tiles=kind == "tiles")
+        return Denoiser(network, self.config, self.device.precision)(x_t, condition, noise_level)
 
     def serving(self, noise_level: float) -> Hashable:
         """What answers at a level (sqrt(alpha_bar)): where it is equal, chains of two resolvers

@@ -31,6 +31,7 @@ from sr3.checkpoints import (
 )
 from sr3.combine import Recipe, Spliced, add_delta, same_network
 from sr3.config import ModelConfig
+from sr3.convolutions import quick_parts, quicken
 from sr3.denoiser import Denoiser
 from sr3.devices import Device, pick_device
 from sr3.errors import CheckpointError
@@ -118,7 +119,17 @@ class Shelf:
             network: nn.Module = self._combined(path, settings)
         else:
             network = load_checkpoint(path)[1]
-        return network.to(self.device.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        network = network.to(self.device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.convolutions != "plain" and isinstance(network, UNet):
+            self._prepare(network)
+        return network
+
+    @torch.no_grad()
+    def _prepare(self, network: UNet) -> None:
+        """Lay out the weights now, by a forward of nothing, so that they count from the start."""
+        nothing = torch.zeros(1, 3, network.config.high_res, network.config.high_res)
+        quick = quicken(network, tiles=self.device.convolutions == "tiles")
+        quick(nothing, nothing, torch.full((1,), 0.5, dtype=torch.float64))
 
     def _combined(self, path: Path, recipe: Recipe) -> UNet | Spliced:
         """The network that a recipe describes, over the parents on the shelf."""
@@ -164,8 +175,6 @@ class Shelved(SuperResolver):
                 return self._shelf.network(self._path)
             case "_exact":
                 return Denoiser(self.network, self.config)
-            case "_fast":
-                return Denoiser(self.network, self.config, self.device.precision)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
 
@@ -180,12 +189,13 @@ def room_for_weights(device: str = "auto") -> int:
 
 
 def bytes_of(networks: Iterable[nn.Module]) -> int:
-    """The memory of all weights, each storage counted once."""
-    storages = {}
+    """The memory of all weights, as they are and as laid out for speed, each counted once."""
+    storages: dict[int, int] = {}
     for network in networks:
         for tensor in (*network.parameters(), *network.buffers()):
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
+        storages |= {id(part): part.nbytes for part in quick_parts(network)}
     return sum(storages.values())
 
 

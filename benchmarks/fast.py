@@ -1,0 +1,178 @@
+"""Ways to run a step on a CPU: times in turn in one process, and how far the picture is off.
+
+    python -m benchmarks.fast --checkpoint lite --batch 8
+    python -m benchmarks.fast --checkpoint sr3-16-128        # a preset: random weights
+    python -m benchmarks.fast --checkpoint lite --also compile,openvino,onnxruntime
+
+The ways take turns, so that other work on the machine falls on each alike, and the processor's time
+stands beside the clock's. `first` is what the first step takes: layouts, compilers. PSNR is of the
+picture after the recommended steps, against float32 in the usual memory format. What `--also` names
+needs installing (openvino; onnx, onnxscript, onnxruntime) or a compiler, and is no part of SR3 Lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import sr3
+from sr3.config import ModelConfig
+from sr3.convolutions import quicken
+from sr3.devices import Device
+from sr3.metrics import psnr
+from sr3.pipeline import SuperResolver
+from sr3.plain import plain_forward
+from sr3.presets import MODELS
+from sr3.unet import UNet
+
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+CPU = torch.device("cpu")
+
+
+class Network(nn.Module):
+    """A step as a network, for `SuperResolver` to draw with."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, condition: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
+        return self.step(condition, noisy, level.float())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", default="lite")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--also", default="", help="compile, openvino, onnxruntime, bfloat16")
+    arguments = parser.parse_args()
+    config, usual, network = networks(arguments.checkpoint)
+    size = config.network.high_res
+    inputs = (
+        torch.rand(arguments.batch, 3, size, size) * 2 - 1,
+        torch.randn(arguments.batch, 3, size, size),
+        torch.full((arguments.batch,), 0.5),
+    )
+    ways: dict[str, Callable[[], Step]] = {
+        "plain": lambda: usual if config.network.patch > 1 else _plain(usual),
+        "channels_last, fused attention": lambda: network,
+        "weights laid out once": lambda: quicken(network, tiles=False),
+        "and tiles": lambda: quicken(network),
+    }
+    extra = {"compile": _compiled, "openvino": _openvino, "onnxruntime": _onnxruntime,
+             "bfloat16": _bfloat16}  # fmt: skip
+    for name in filter(None, arguments.also.split(",")):
+        ways[name] = lambda name=name: extra[name](usual, network, inputs)  # type: ignore[misc]
+    print(f"{arguments.checkpoint}, batch {arguments.batch}, {torch.get_num_threads()} threads")
+    print(
+        "| way | ms | plain / it | processor ms | first, s | PSNR dB |\n|---|---|---|---|---|---|"
+    )
+    steps, firsts = {}, {}
+    with torch.no_grad():
+        for name, make in ways.items():
+            began = time.perf_counter()
+            steps[name] = make()
+            steps[name](*inputs)
+            firsts[name] = time.perf_counter() - began
+        times = in_turn(steps, inputs, arguments.repeats)
+        pictures = {name: picture(config, step) for name, step in steps.items()}
+    for name, pairs in times.items():
+        ratio = statistics.median(
+            plain / mine for (plain, _), (mine, _) in zip(times["plain"], pairs, strict=True)
+        )
+        wall, processor = (statistics.median(1e3 * pair[k] for pair in pairs) for k in (0, 1))
+        off = float(psnr(pictures[name], pictures["plain"]).min())
+        print(f"| {name} | {wall:.0f} | {ratio:.2f} | {processor:.0f} | {firsts[name]:.1f} "
+              f"| {off:.0f} |")  # fmt: skip
+
+
+def networks(name: str) -> tuple[ModelConfig, UNet, UNet]:
+    """A preset's network with random weights, or a checkpoint's; again in channels_last."""
+    if name in MODELS:
+        torch.manual_seed(0)
+        config, usual = MODELS[name], UNet(MODELS[name].network).eval().requires_grad_(False)
+    else:
+        model = sr3.load(name, "cpu")
+        config, usual = model.config, UNet(model.config.network).eval().requires_grad_(False)
+        usual.load_state_dict(model.network.state_dict())
+    network = UNet(config.network).eval().requires_grad_(False)
+    network.load_state_dict(usual.state_dict())
+    return config, usual, network.to(memory_format=torch.channels_last)
+
+
+def in_turn(
+    steps: dict[str, Step], inputs: tuple[Tensor, ...], repeats: int
+) -> dict[str, list[tuple[float, float]]]:
+    """(seconds of the clock, seconds of the processor) of each step, in turn."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            began, used = time.perf_counter(), time.process_time()
+            step(*inputs)
+            times[name].append((time.perf_counter() - began, time.process_time() - used))
+    return times
+
+
+def picture(config: ModelConfig, step: Step) -> np.ndarray:
+    """The picture of a face of noise after the recommended steps."""
+    low = np.random.default_rng(0).integers(0, 256, (config.network.low_res,) * 2 + (3,), np.uint8)
+    device = Device(CPU, torch.float32, "a benchmark")
+    return SuperResolver(Network(step), config, device).upscale([low]).images[:, 0]
+
+
+def _plain(network: UNet) -> Step:
+    return lambda *inputs: plain_forward(network, *inputs)
+
+
+def _bfloat16(usual: UNet, network: UNet, inputs: tuple[Tensor, ...]) -> Step:
+    def step(*inputs: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return network(*inputs).float()
+
+    return step
+
+
+def _compiled(usual: UNet, network: UNet, inputs: tuple[Tensor, ...]) -> Step:
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    return torch.compile(network)
+
+
+def _openvino(usual: UNet, network: UNet, inputs: tuple[Tensor, ...]) -> Step:
+    import openvino
+
+    # PERFORMANCE_HINT would choose threads anew; float32, since that is what is compared.
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    traced = openvino.convert_model(usual, example_input=inputs)
+    compiled = openvino.compile_model(traced, "CPU", options)
+    return lambda *inputs: torch.from_numpy(compiled([each.numpy() for each in inputs])[0].copy())
+
+
+def _onnxruntime(usual: UNet, network: UNet, inputs: tuple[Tensor, ...]) -> Step:
+    import tempfile
+
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        names = ["condition", "noisy", "noise_level"]
+        torch.onnx.export(usual, inputs, file, input_names=names, dynamo=True)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(file, options)
+    return lambda *inputs: torch.from_numpy(
+        session.run(None, dict(zip(names, (each.numpy() for each in inputs), strict=True)))[0]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Quick convolutions: torch's values in float64 are the oracle; the network stays as it was."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from sr3 import convolutions
+from sr3.bench import AGREES
+from sr3.combine import Spliced
+from sr3.config import ModelConfig, UNetConfig
+from sr3.convolutions import Packed, Quick, Winograd, gain_of_tiles, quick_parts, quicken, tile_of
+from sr3.devices import Device, pick_device
+from sr3.images import to_uint8
+from sr3.metrics import psnr
+from sr3.pipeline import SuperResolver
+from sr3.schedule import NoiseSchedule
+from sr3.unet import UNet
+
+# Wide enough for both kinds of tiles, and small.
+WIDE = UNetConfig(low_res=4, high_res=32, channels=128, multipliers=(1, 2), blocks=1,
+                  attention_sizes=(16,), norm_groups=8, dropout=0.0)  # fmt: skip
+CONFIG = ModelConfig(network=WIDE)
+CPU = torch.device("cpu")
+PLAIN, TILES = (Device(CPU, torch.float32, "a test", kind) for kind in ("plain", "tiles"))  # type: ignore[arg-type]
+
+
+def layer(inputs=6, outputs=5, kernel=3, stride=1, bias=True):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
+        return conv.requires_grad_(False)
+
+
+def noise(*shape, seed=1):
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return values.to(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def network() -> UNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = UNet(WIDE).eval().requires_grad_(False)
+        return made.to(memory_format=torch.channels_last)
+
+
+def asked(batch=2):
+    return noise(batch, 3, 32, 32), noise(batch, 3, 32, 32, seed=2), torch.full((batch,), 0.6)
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+@pytest.mark.parametrize("size", [(16, 16), (5, 7), (1, 1), (33, 18)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_tiles_are_the_convolution_at_any_size(outputs, size, bias):
+    conv, x = layer(bias=bias), noise(2, 6, *size)
+    exact = layer(bias=bias).double()(x.double())
+    found = Winograd(conv.weight, conv.bias, outputs)(x)
+    assert found.shape == exact.shape
+    assert found.stride(1) == 1  # channels last
+    torch.testing.assert_close(found.double(), exact, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+def test_tiles_in_small_portions_are_the_same(outputs, monkeypatch):
+    conv, x = layer(), noise(2, 6, 21, 13)
+    whole = Winograd(conv.weight, conv.bias, outputs)(x)
+    monkeypatch.setattr(convolutions, "WORK", 1)  # a row of tiles at a time
+    torch.testing.assert_close(
+        Winograd(conv.weight, conv.bias, outputs)(x), whole, atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_layout_made_once_gives_torch_s_values_at_any_batch(kernel, stride):
+    conv = layer(32, 48, kernel, stride).to(memory_format=torch.channels_last)
+    packed = Packed(conv, torch.Size((1, 32, 16, 16)))
+    for batch in (1, 3):
+        x = noise(batch, 32, 16, 16)
+        torch.testing.assert_close(packed(x), conv(x), atol=1e-5, rtol=0)
+
+
+def test_tiles_are_for_wide_layers_of_large_pictures():
+    wide = layer(192, 192)
+    assert [tile_of(wide, side) for side in (8, 16, 64)] == [0, 4, 4]
+    assert [tile_of(layer(512, 512), side) for side in (8, 16, 32)] == [0, 2, 4]
+    others = layer(64, 64), layer(192, 192, kernel=1), layer(192, 192, stride=2), layer(512, 3)
+    assert [tile_of(other, 64) for other in others] == [0] * 4
+
+
+def test_a_quick_network_is_the_same_function_and_leaves_its_own_alone(network):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    quick = quicken(network)
+    torch.testing.assert_close(quick(*asked()), network(*asked()), atol=1e-4, rtol=0)
+    kinds = {type(each).__name__ for part in quick_parts(network) for each in part._ready.values()}
+    assert kinds == {"Winograd", "Packed"}
+    assert isinstance(network.head, nn.Conv2d) and isinstance(quick.head, Quick)
+    after = network.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert quicken(network) is quick
+
+
+def test_a_picture_alone_and_in_company(network):
+    quick, (condition, x, level) = quicken(network), asked(3)
+    together = quick(condition, x, level)
+    alone = torch.cat([quick(condition[k : k + 1], x[k : k + 1], level[:1]) for k in range(3)])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+
+
+def test_weights_that_change_are_laid_out_anew(network):
+    quicken(network)(*asked())
+    with torch.no_grad():
+        network.head.weight.mul_(2)  # as an optimizer does
+        network.down[1].conv1.weight = nn.Parameter(-network.down[1].conv1.weight, False)
+    torch.testing.assert_close(quicken(network)(*asked()), network(*asked()), atol=1e-4, rtol=0)
+
+
+def test_a_splice_shares_what_its_parents_have(network):
+    other = UNet(WIDE).eval().requires_grad_(False)
+    both = Spliced(network, other, NoiseSchedule(CONFIG.schedule), 500).eval()
+    for each in (network, other, both):
+        quicken(each)(*asked())
+    parts = {id(part) for parent in (network, other) for part in quick_parts(parent)}
+    assert {id(part) for part in quick_parts(both)} == parts
+
+
+def test_what_was_laid_out_goes_with_its_network():
+    network = UNet(WIDE)
+    quick = weakref.ref(quicken(network).head)
+    part = weakref.ref(quick_parts(network)[0])
+    del network
+    gc.collect()
+    assert quick() is None and part() is None
+
+
+def test_the_picture_agrees_and_the_exact_one_stays_exact(network):
+    ours, plain = (SuperResolver(network, CONFIG, device) for device in (TILES, PLAIN))
+    condition, x, level = asked()
+    assert torch.equal(ours.denoise(x, condition, level), plain.denoise(x, condition, level))
+    low = to_uint8(torch.nn.functional.avg_pool2d(condition, 8))
+    fast, slow = (model.upscale(list(low), steps=4).images[:, 0] for model in (ours, plain))
+    assert psnr(fast, slow).min() >= AGREES
+
+
+@pytest.mark.parametrize(("gain", "kind"), [(1.5, "tiles"), (1.0, "packed")])
+def test_tiles_are_chosen_where_they_were_measured_faster(monkeypatch, gain, kind):
+    monkeypatch.setattr("sr3.devices._bfloat16_gain", lambda: 0.5)
+    monkeypatch.setattr(convolutions, "gain_of_tiles", lambda: gain)
+    pick_device.cache_clear()
+    try:
+        chosen = pick_device("cpu")
+        assert chosen.convolutions == kind and ("1.5x" in chosen.reason) == (gain > 1.1)
+        monkeypatch.setattr(convolutions, "supported", lambda: False)
+        pick_device.cache_clear()
+        assert pick_device("cpu").convolutions == "plain"
+    finally:
+        pick_device.cache_clear()
+
+
+def test_the_gain_is_measured():
+    assert 0.05 < gain_of_tiles(32, 16, 1) < 50
