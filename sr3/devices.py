@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -76,6 +76,14 @@ def _on_cuda(device: torch.device) -> Device:
     if torch.cuda.get_device_capability(device) >= (7, 0):  # tensor cores for float16 alone
         return Device(device, torch.float16, f"{title}, float16 (it has no bfloat16)")
     return Device(device, torch.float32, f"{title}, float32 (16 bits are not faster on it)")
+
+
+def exact(device: Device) -> Device:
+    """The same device without what a timing chose, so that each process gives the same bits: on a
+    CPU float32 and torch's own convolutions."""
+    if device.device.type != "cpu":
+        return device
+    return replace(device, precision=torch.float32, convolutions="plain")
 
 
 def without_gpu(error: Exception) -> Device:

@@ -11,20 +11,18 @@ beyond that those of `sr3.run_folder`, and a snapshot is on disk before a state 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sr3.batches import REPLAYED, Epochs, Replay
 from sr3.cards import NON_COMMERCIAL, make_card
 from sr3.checkpoints import find_checkpoint, load_whole, save_checkpoint
 from sr3.combine import add_delta, difference
-from sr3.devices import pick_device
+from sr3.devices import exact, pick_device
 from sr3.domains import Entry, list_hash, load_pixels
 from sr3.errors import TrainingError
 from sr3.images import Pixels, degrade
@@ -51,9 +49,7 @@ class FinetuneRun:
         self.folder = RunFolder(plan.out, self.team.writes)
         self.folder.check(plan.identity, resume)
         self._device = pick_device(self.team.device(plan.device))
-        # On a CPU `pick_device` times precisions: a resumed run's curve must not depend on that.
-        exact = dataclasses.replace(self._device, precision=torch.float32)
-        self._scoring = exact if self._device.device.type == "cpu" else self._device
+        self._scoring = exact(self._device)  # a resumed run's curve depends on no timing
         _, network = load_whole(find_checkpoint(plan.checkpoint))
         self.parent = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         if plan.method == "lora":

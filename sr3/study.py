@@ -37,7 +37,7 @@ from sr3.cells import Cell
 from sr3.checkpoints import hash_of, load_checkpoint, save_checkpoint
 from sr3.cluster import Cluster, joined
 from sr3.config import SamplerConfig
-from sr3.devices import Device, pick_device
+from sr3.devices import exact, pick_device
 from sr3.domains import Domain, list_hash, load_domain, load_pixels
 from sr3.errors import DomainError, TrainingError
 from sr3.evaluate import BASELINES, evaluate, sampler_label
@@ -289,7 +289,7 @@ def _measure(study: Study, path: Path, name: str, tested: Tested, baselines: Seq
     """Measure a checkpoint on a domain; its rows are one part of the table."""
     plan = study.plan.evaluation
     config, network = load_checkpoint(path)
-    model = SuperResolver(network, config, _exact(study.plan.device), name)
+    model = SuperResolver(network, config, exact(pick_device(study.plan.device)), name)
     rows = [
         row
         for progress in evaluate(
@@ -332,14 +332,6 @@ def _test_images(tested: Tested) -> int | None:
     """How many test images; None for all, so that the list has the order that `evaluate` gives."""
     domain = _domain(tested.name)
     return None if len(domain.subset("test", tested.images)) == len(domain.test) else tested.images
-
-
-def _exact(name: str) -> Device:
-    """The device; on a CPU in float32, since `pick_device` there goes by a timing."""
-    device = pick_device(name)
-    if device.device.type == "cpu":
-        return dataclasses.replace(device, precision=torch.float32)
-    return device
 
 
 # --------------------------------------------------------------------------------------- processes

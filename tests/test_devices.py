@@ -10,7 +10,7 @@ import torch
 
 from sr3 import devices, pipeline
 from sr3.bench import AGREES
-from sr3.devices import Device, pick_device
+from sr3.devices import Device, exact, pick_device
 from sr3.errors import ConfigError
 from sr3.metrics import psnr
 from sr3.pipeline import SuperResolver, load
@@ -111,6 +111,14 @@ def test_a_cpu_runs_in_the_precision_that_was_measured_faster(monkeypatch, ratio
     chosen = pick_device("cpu")
     assert chosen.precision == precision and f"{ratio:.2g}x" in chosen.reason
     assert pick_device("cpu") is chosen  # once a process, so that reruns agree
+
+
+def test_a_study_depends_on_no_timing(monkeypatch):
+    for kind in ("packed", "tiles"):
+        cpu = Device(torch.device("cpu"), torch.bfloat16, "why", kind)
+        assert exact(cpu) == Device(torch.device("cpu"), torch.float32, "why", "plain")
+    gpu = Device(torch.device("cuda"), torch.bfloat16, "why")
+    assert exact(gpu) is gpu
 
 
 def test_the_fast_precision_gives_the_same_picture_within_45_db(tiny):
