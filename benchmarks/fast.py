@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="lite")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--steps", type=int, help="of the picture, where not the recommended ones")
     parser.add_argument("--also", default="", help="compile, openvino, onnxruntime, bfloat16")
     arguments = parser.parse_args()
     config, usual, network = networks(arguments.checkpoint)
@@ -83,7 +84,7 @@ def main() -> None:
             steps[name](*inputs)
             firsts[name] = time.perf_counter() - began
         times = in_turn(steps, inputs, arguments.repeats)
-        pictures = {name: picture(config, step) for name, step in steps.items()}
+        pictures = {name: picture(config, step, arguments.steps) for name, step in steps.items()}
     for name, pairs in times.items():
         ratio = statistics.median(
             plain / mine for (plain, _), (mine, _) in zip(times["plain"], pairs, strict=True)
@@ -121,11 +122,11 @@ def in_turn(
     return times
 
 
-def picture(config: ModelConfig, step: Step) -> np.ndarray:
-    """The picture of a face of noise after the recommended steps."""
+def picture(config: ModelConfig, step: Step, steps: int | None) -> np.ndarray:
+    """The picture that a chain makes of a low-resolution image of noise."""
     low = np.random.default_rng(0).integers(0, 256, (config.network.low_res,) * 2 + (3,), np.uint8)
     device = Device(CPU, torch.float32, "a benchmark")
-    return SuperResolver(Network(step), config, device).upscale([low]).images[:, 0]
+    return SuperResolver(Network(step), config, device).upscale([low], steps=steps).images[:, 0]
 
 
 def _plain(network: UNet) -> Step:

@@ -64,7 +64,7 @@ def main() -> None:
         return
     for metric in METRICS:
         print(f"\n{metric} on {arguments.domain}, {arguments.split}")
-        print(curve(table, model, digest, metric, domain.name).to_string(index=False))
+        print(curve(table, model.config, digest, metric, domain.name).to_string(index=False))
 
 
 def _short(line: Line, most: int) -> Line:

@@ -32,7 +32,9 @@ def report(
     """
     from sr3 import checkpoints, poster, results
     from sr3 import report as written
+    from sr3.effort import effort_of
     from sr3.errors import ReportError
+    from sr3.looks import look
     from sr3.views import Story, parents, source_of
 
     rows = results.read(table if table is not None else checkpoints.ROOT / "metrics")
@@ -48,7 +50,8 @@ def report(
     story = Story(rows, parent, source or source_of(rows, parent))
     if not story.targets:
         say(written.NO_STUDY.replace("`", ""))
-    say(f"The report is {written.write(story, out)}.")
+    also = effort_of(parent, look("light")) if parent in checkpoints.registry() else None
+    say(f"The report is {written.write(story, out, also)}.")
     sheet = poster.write(story, out)
     if not pdf:
         say(f"The poster is {sheet}.")

@@ -11,14 +11,14 @@ has been measured on the same images and weights is measured again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sr3 import results
-from sr3.config import SamplerConfig
+from sr3.config import ModelConfig, SamplerConfig
 from sr3.domains import Domain, Split
 from sr3.evaluate import evaluate, image_names, sampler_label
 from sr3.metrics import Interval, Scorer
@@ -106,22 +106,27 @@ def _known(
 
 
 def curve(
-    table: pd.DataFrame, model: SuperResolver, checkpoint_hash: str, metric: str, domain: str
+    table: pd.DataFrame, config: ModelConfig, checkpoint_hash: str, metric: str, domain: str
 ) -> pd.DataFrame:
     """What a figure draws: `line` (its title), `steps` (evaluations), `mean`, `low`, `high` (95%
     bootstrap over images), `n`; sorted by line in the order of `lines`, then by steps.
 
-    Of several sets of images the largest is taken. Empty where nothing was measured.
+    Of several sets of images that on which most settings were measured is taken; of equals, the
+    largest. Empty where nothing was measured.
     """
     mine = table[(table["checkpoint_hash"] == checkpoint_hash) & (table["metric"] == metric)]
     mine = mine[mine["domain"] == domain]
     if mine.empty:
         return pd.DataFrame(columns=COLUMNS)
-    sizes = mine.groupby("file_list_hash")["image"].nunique()
-    summary = results.summary(mine[mine["file_list_hash"] == sizes.idxmax()])
+    sets = {
+        name: (len(part[["sampler", "steps"]].drop_duplicates()), part["image"].nunique())
+        for name, part in mine.groupby("file_list_hash")
+    }
+    fullest = max(sets, key=lambda name: sets[name])
+    summary = results.summary(mine[mine["file_list_hash"] == fullest])
     found = []
-    for line in lines(model.config.sampling, model.schedule.steps):
-        label = sampler_label(model.settings(**line.changes), model.config.sampling)
+    for line in lines(config.sampling, config.schedule.steps):
+        label = sampler_label(replace(config.sampling, **line.changes), config.sampling)
         part = summary[summary["sampler"] == label].sort_values("steps")
         found.append(part.assign(line=line.title))
     return pd.concat(found)[COLUMNS].drop_duplicates().reset_index(drop=True)
@@ -136,6 +141,8 @@ def compare(
     Few do no worse where LPIPS's interval reaches to 0 or below, and SSIM's to 0 or above.
     """
     mine = table[table["checkpoint_hash"] == checkpoint_hash]
+    whole = mine[(mine["sampler"] == many[0]) & (mine["steps"] == many[1])]
+    mine = mine[mine["file_list_hash"].isin(whole["file_list_hash"])]  # few may have others too
 
     def part(setting: tuple[str, int], metric: str) -> pd.DataFrame:
         sampler, steps = setting

@@ -272,6 +272,35 @@ def scratch(view: pd.DataFrame, base: pd.DataFrame, metric: str, look: Look) -> 
     return figure
 
 
+# ------------------------------------------------------------------------------------ evaluations
+def effort(view: pd.DataFrame, metric: str, look: Look) -> go.Figure:
+    """One metric against network evaluations, a line a way to sample (`sr3.curve.curve`); the
+    first is the recommended one."""
+    order = list(dict.fromkeys(view["line"]))
+    rows = view[view["metric"] == metric]
+    figure = _figure(METRICS[metric].label, look, order)
+    symbols = list(SYMBOLS.values())
+    for number, line in enumerate(order):
+        mine = rows[rows["line"] == line].sort_values("steps")
+        texts = [
+            f"{line}<br>{row['steps']:,} evaluations<br>{METRICS[metric].title} "
+            f"{row['mean']:.4f}{_interval(row['low'], row['high'])}<br>n = {row['n']} images"
+            for _, row in mine.iterrows()
+        ]
+        colour = look.text if number == 0 else look.palette[(number - 1) % len(look.palette)]
+        figure.add_scatter(
+            x=mine["steps"], y=mine["mean"], name=line, mode="lines+markers",
+            line={"color": colour, "dash": DASHES[number % len(DASHES)],
+                  "width": 3 if number == 0 else 1.5},
+            marker={"color": colour, "symbol": symbols[number % len(symbols)], "size": 8,
+                    "line": {"color": look.text, "width": 1}},
+            error_y=_bars(mine, "mean", thin=True), text=texts, hoverinfo="text",
+        )  # fmt: skip
+    _log_updates(figure, rows["steps"])
+    figure.update_xaxes(title="network evaluations")
+    return figure
+
+
 # ------------------------------------------------------------------------------------------- parts
 def _figure(title: str, look: Look, names: Sequence[str]) -> go.Figure:
     """An empty figure, its title above it, with room for a legend of these names."""

@@ -72,8 +72,8 @@ def provenance(story: Story) -> str:
     )
 
 
-def html(story: Story) -> str:
-    """The whole report."""
+def html(story: Story, also: Chart | None = None) -> str:
+    """The whole report; `also` is a chart that is not of the study."""
     colours = look("light")
     parts = [f"<h1>{escape(TITLE)}</h1>", f'<p class="lead">{escape(QUESTION)}</p>']
     if not story.targets:
@@ -81,6 +81,8 @@ def html(story: Story) -> str:
     for number, (question, shown) in enumerate(sections(story, colours), 1):
         parts.append(f"<h2>{number}. {escape(question)}</h2>")
         parts += [_chart(chart, question) for chart in shown]
+    if also is not None:
+        parts += [f"<h2>{escape(also.title)}</h2>", _chart(also, also.title)]
     parts.append(f"<h2>Limits</h2>{items(LIMITS)}")
     parts.append(f"<footer>{prose(provenance(story))}</footer>{FIT}")
     return page(TITLE, "report.css", f"<main>{''.join(parts)}</main>", colours)
@@ -106,9 +108,9 @@ def _chart(chart: Chart, question: str) -> str:
     )
 
 
-def write(story: Story, out: Path) -> Path:
-    """Write OUT/report.html, whole or not at all."""
+def write(story: Story, out: Path, also: Chart | None = None) -> Path:
+    """Write OUT/report.html, whole or not at all; `also` as in `html`."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "report.html"
-    write_text(file, html(story))
+    write_text(file, html(story, also))
     return file
