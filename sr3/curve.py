@@ -124,9 +124,12 @@ def curve(
     }
     fullest = max(sets, key=lambda name: sets[name])
     summary = results.summary(mine[mine["file_list_hash"] == fullest])
-    found = []
+    found, seen = [], set()
     for line in lines(config.sampling, config.schedule.steps):
         label = sampler_label(replace(config.sampling, **line.changes), config.sampling)
+        if label in seen:  # what is recommended, by its own name
+            continue
+        seen.add(label)
         part = summary[summary["sampler"] == label].sort_values("steps")
         found.append(part.assign(line=line.title))
     return pd.concat(found)[COLUMNS].drop_duplicates().reset_index(drop=True)

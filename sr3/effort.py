@@ -39,6 +39,8 @@ def effort(
     if not known:
         return replace(chart, missing=f"No way to sample was measured yet: {COMMAND}.")
     sizes = sorted(set(chart.data["n"]))
+    best = config.sampling
+    usual = f"{best.sampler}, eta {best.eta:g}, {best.spacing} spacing from time step {best.start}"
     n = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
     return replace(
         chart,
@@ -47,7 +49,7 @@ def effort(
         more=_against_the_chain(table, config, checkpoint_hash),
         caption=(
             f"{domain}, n = {n} validation images, one seed; intervals: 95% bootstrap over images. "
-            "Each line differs from the recommended sampling in what its name says."
+            f"Each line differs in what its name says from the recommended sampling: {usual}."
         ),
     )
 

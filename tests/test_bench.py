@@ -14,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 import sr3.checkpoints
+from benchmarks import speed
 from sr3.bench import Row, table
 from sr3.cli import app
 from sr3.config import ModelConfig, SamplerConfig, UNetConfig
@@ -148,6 +149,30 @@ def test_the_table_is_aligned_and_says_what_was_not_measured():
                              "x"]  # fmt: skip
     assert gpu.split(maxsplit=1)[1] == "not measured: there is none here"
     assert head.index("value") == image.index("0.5") == gpu.index("not")
+
+
+def test_the_readme_s_figures_are_the_file_s():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    measured = json.loads(speed.FILE.read_text(encoding="utf-8")) if speed.FILE.exists() else None
+    assert text.count(speed.BEGIN) == text.count(speed.END) == 1
+    assert text.split(speed.BEGIN)[1].split(speed.END)[0] == speed.block(measured)
+
+
+def test_a_run_goes_into_the_readme(tmp_path):
+    rows = [Row("matrix rate", "float32", 150.0, "GFLOP/s"), Row("copy rate", "", 9.0, "GB/s"),
+            Row("image", "10 steps", 0.5, "s", floor=0.1, low=0.4, high=0.6, note="x"),
+            Row("agreement", "worst", None, "dB", note="the same bits"),
+            Row("all of it", "on a GPU", None, "", note="not measured: none")]  # fmt: skip
+    run = {"choice": "CPU, float32", "threads": 2, "cores": 2, "torch": "9", "load": 0.04,
+           "rows": [row.to_json() for row in rows]}  # fmt: skip
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n{speed.BEGIN}old\n{speed.END}after\n", encoding="utf-8")
+    speed.write_readme(file, run)
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{speed.BEGIN}") and text.endswith(f"{speed.END}after\n")
+    assert "| image | 10 steps | 0.5 s | 0.4 to 0.6 | 20% | x |\n" in text
+    assert "| all of it | on a GPU | not measured |" in text and "old" not in text
+    assert "| agreement | worst | the same bits |" in text and "load 0.0" in text
 
 
 def test_a_wrong_number_is_one_sentence():
