@@ -42,6 +42,7 @@ SYMBOLS: dict[Kind, str] = {
     "interpolated": "hexagon", "scratch": "triangle-down", "other": "hourglass",
 }  # fmt: skip
 LIGHT, DARK = "#FFFFFF", "#0B1118"  # on coloured grounds
+GROWN = {"size", "thickness", "height", "standoff", "t", "b", "l", "r"}  # what `enlarged` grows
 MOST = 4096  # images, at which the ramp ends
 
 
@@ -127,6 +128,23 @@ def look(scheme: Scheme) -> Look:
         part["grayTextColor"], part["borderColor"], tuple(theme["chartCategoricalColors"]),
         tuple(theme["chartDivergingColors"]),
     )  # fmt: skip
+
+
+def enlarged(figure: go.Figure, by: float) -> go.Figure:
+    """A copy for a larger screen: letters, marks, lines, margins and height `by` times as large."""
+
+    def grown(value: Any, key: str, parent: str) -> Any:
+        if isinstance(value, dict):
+            return {name: grown(each, name, key) for name, each in value.items()}
+        if isinstance(value, list | tuple) and key != "size":
+            return [grown(each, key, parent) for each in value]
+        if not (key in GROWN or (key == "width" and parent in ("line", "error_x", "error_y"))):
+            return value
+        if isinstance(value, list | tuple):  # a size for each mark
+            return [each * by for each in value]
+        return value * by if isinstance(value, int | float) else value
+
+    return figure if by == 1 else go.Figure(grown(figure.to_plotly_json(), "", ""))
 
 
 def contrast(one: str, other: str) -> float:

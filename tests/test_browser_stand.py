@@ -22,8 +22,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 __all__ = ["chromium"]  # a fixture
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 HOME_AFTER = 12  # seconds: longer than a busy machine takes to draw a slide
-SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
-PAGES = ("Compare", "Inside", "Poster")
+SIZES = {"desktop": (1440, 900), "phone": (390, 844), "stand": (3840, 2160)}
 
 
 @pytest.fixture(scope="module")
@@ -294,28 +293,58 @@ def test_the_tour_is_dismissed_for_good(chromium, tmp_path_factory):
 
 
 # ---------------------------------------------------------------------------------- accessibility
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+def ran(page: Page) -> None:
+    page.get_by_role("button", name="Run the chain").click()
+    expect(page.get_by_text("Now scrub").first).to_be_visible()
+
+
+def charted(page: Page) -> None:
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+
+
+def titled(page: Page) -> None:
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+def looped(page: Page) -> None:
+    expect(page.locator(".reel .caption")).to_contain_text("seed 0")
+
+
+# Page -> what shows that it is there; the stand's page, which has no links, comes last.
+PAGES = {
+    "Compare": compared, "Inside": ran, "Domains": charted, "Fine-tuning": charted,
+    "Checkpoints": titled, "About": titled, "Poster": looped,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [("desktop", "light"), ("desktop", "dark"), ("phone", "light"), ("phone", "dark"),
+     ("stand", "dark")],
+)  # fmt: skip
 def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_screen(visit, size, scheme):
     page = visit(size=size, scheme=scheme)
     found = serious(page, "Super-resolve")
-    for name in PAGES:
+    for name, there in PAGES.items():
         turn_to(page, name)
-        if name == "Compare":
-            compared(page)
-        elif name == "Inside":
-            page.get_by_role("button", name="Run the chain").click()
-            expect(page.get_by_text("Now scrub").first).to_be_visible()
-        else:
-            expect(page.locator(".reel .caption")).to_contain_text("seed 0")
-        page.wait_for_selector(SETTLED)
-        page.wait_for_timeout(600)  # fades end
-        found += serious(page, name)
-        wide = page.evaluate(
-            "document.querySelector('[data-testid=stMain]').scrollWidth - innerWidth"
-        )
-        assert wide <= 0, f"{name} is {wide} pixels too wide"
+        there(page)
+        tabs = page.get_by_role("tab") if name in ("Fine-tuning", "Checkpoints") else None
+        for number in range(tabs.count() if tabs else 1):
+            if tabs:
+                tabs.nth(number).click()
+            page.wait_for_selector(SETTLED)
+            page.wait_for_timeout(600)  # fades end
+            place = f"{name}, part {number + 1}"
+            found += serious(page, place)
+            wide = overhang(page)
+            found += [f"{place}: {wide} pixels too wide"] if wide > 0 else []
     assert found == []
+
+
+def overhang(page: Page) -> int:
+    """By how many pixels the page is wider than the screen."""
+    main = "document.querySelector('[data-testid=stMain]')"
+    return int(page.evaluate(f"{main} ? {main}.scrollWidth - innerWidth : 0"))
 
 
 def serious(page: Page, name: str) -> list[str]:

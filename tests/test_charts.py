@@ -19,7 +19,7 @@ import sr3.checkpoints
 from sr3 import charts, figures, poster, report, results
 from sr3.answers import answer_all, range_effects, verdict
 from sr3.cli import app
-from sr3.looks import SYMBOLS, contrast, look, mixed
+from sr3.looks import SYMBOLS, contrast, enlarged, look, mixed
 from sr3.metrics import Interval
 from sr3.observations import fadings, flattening, transfers
 from sr3.views import Story, parents, source_of
@@ -365,3 +365,21 @@ def _a_docstring(tree: ast.AST, text: str) -> bool:
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
     nodes = (node for node in ast.walk(tree) if isinstance(node, kinds))
     return any(ast.get_docstring(node, clean=False) == text for node in nodes)
+
+
+def test_a_figure_for_a_stand_is_larger_in_letters_marks_and_height_alone(story):
+    usual = charts.trade(story, look("light"), made.TARGET).figures[0]
+    large = enlarged(usual, 2)
+    assert enlarged(usual, 1) is usual
+    assert large.layout.height == 2 * usual.layout.height
+    assert large.layout.margin.b == 2 * usual.layout.margin.b
+    assert large.layout.template.layout.font.size == 2 * usual.layout.template.layout.font.size
+    places = [
+        [(each["x"], each["y"]) for each in figure.to_plotly_json()["data"]]
+        for figure in (usual, large)
+    ]
+    assert str(places[0]) == str(places[1]) and len(places[0]) > 3
+    for one, other in zip(usual.data, large.data, strict=True):
+        assert one.name == other.name and one.line.width in (None, other.line.width / 2)
+        if one.marker.size is not None:
+            assert (np.array(other.marker.size) == 2 * np.array(one.marker.size)).all()

@@ -29,6 +29,14 @@ const MARKUP = `
     <figure class="qr"><img alt=""><figcaption></figcaption></figure>
   </nav>`
 
+// What Streamlit draws under the head is outside of this component, and of one size on every screen:
+// its text is enlarged by a rule, its figures by Python, which is told by how much.
+const SCREENS = [[1900, 1000, 1.3], [2500, 1400, 1.8], [3800, 2000, 2.6]]
+const RULES = SCREENS.map(([width, height, scale]) => `
+  @media (min-width: ${width}px) and (min-height: ${height}px) {
+    .st-key-sr3_slide [data-testid=stMarkdown] { zoom: ${scale} }
+  }`).join('')
+
 const decks = new WeakMap()
 
 export default function ({ data, parentElement, setStateValue }) {
@@ -44,6 +52,11 @@ class Deck {
     this.root.className = 'deck'
     this.root.innerHTML = MARKUP
     parent.append(this.root)
+    if (!document.getElementById('sr3-stand')) {
+      const rule = Object.assign(document.createElement('style'), { id: 'sr3-stand' })
+      rule.textContent = RULES
+      document.head.append(rule)
+    }
     this.find = (selector) => this.root.querySelector(selector)
     this.calm = matchMedia('(prefers-reduced-motion: reduce)').matches
     this.find('.mine').onclick = () => this.go(this.data.slides.length - 1)
@@ -58,6 +71,9 @@ class Deck {
   receive(data, setStateValue) {
     const ready = this.data?.busy && !data.busy // the picture is there: time to look at it
     this.data = data
+    const fits = SCREENS.filter(([width, height]) => innerWidth >= width && innerHeight >= height)
+    const scale = fits.at(-1)?.[2] ?? 1
+    if (scale !== (this.scale ?? 1)) setStateValue('scale', (this.scale = scale))
     this.set = setStateValue
     this.listen()
     if (ready) this.touched()

@@ -28,6 +28,8 @@ from sr3.ui.settings import choose_recipe
 
 HOME_AFTER = float(os.environ.get("SR3_POSTER_HOME", "60"))  # seconds without a touch
 KEY = "sr3_deck"
+SLIDE = "sr3_slide"  # what Streamlit draws of a question; `deck.js` enlarges it on a stand's screen
+SCALES = (1, 1.3, 1.8, 2.6)  # as in `deck.js`
 POLL = 2.0  # seconds, while the loop's runs are being made
 ADDRESS = "SR3_ADDRESS"  # what the QR code says; the app's own address where it is not set
 
@@ -64,17 +66,24 @@ def show() -> None:
     st.fragment(partial(_head, slides, at, poll), run_every=POLL if poll else None)()
     if slides[at].kind == "question":
         _, _, chart, which = told[at - 1]
-        if chart.figures:
-            measured.plot(chart, which)
-            small_print(chart.caption)
-        else:
-            st.info(chart.missing, icon=":material/hourglass_empty:")
+        with st.container(key=SLIDE):
+            if chart.figures:
+                measured.plot(chart, which, _scale())
+                small_print(chart.caption)
+            else:
+                st.info(chart.missing, icon=":material/hourglass_empty:")
     elif slides[at].kind == "visitor":
         _visitor()
 
 
 def _at(slides: Sequence[Slide]) -> int:
     return min(int(st.session_state.get(KEY, {}).get("at") or 0), len(slides) - 1)
+
+
+def _scale() -> float:
+    """How many times as large as usual the figures are drawn, for this screen."""
+    told = st.session_state.get(KEY, {}).get("scale")
+    return float(told) if told in SCALES else 1.0
 
 
 def _busy() -> bool:
@@ -93,7 +102,10 @@ def _head(slides: Sequence[Slide], at: int, poll: bool) -> None:
         "reels": [asdict(reel) for reel in made.made] if at == 0 else [],
         "qr": _qr(address), "address": address, "busy": _busy(),
     }  # fmt: skip
-    _deck(key=KEY, data=data, default={"at": 0}, on_at_change=lambda: None)
+    _deck(
+        key=KEY, data=data, default={"at": 0, "scale": 1}, on_at_change=lambda: None,
+        on_scale_change=lambda: None,
+    )  # fmt: skip
 
 
 @st.cache_data(max_entries=4, show_spinner=False)

@@ -16,7 +16,7 @@ import streamlit as st
 
 from sr3 import charts, checkpoints, results
 from sr3.charts import Chart
-from sr3.looks import Look, look
+from sr3.looks import Look, enlarged, look
 from sr3.poster import Answered, answered
 from sr3.ui.frame import small_print
 from sr3.views import BASELINES, Story, parents, source_of
@@ -176,9 +176,9 @@ def show(chart: Chart, picked: Callable[[str], None] | None = None) -> None:
         )  # fmt: skip
 
 
-def plot(chart: Chart, number: int) -> None:
-    """One figure of a chart alone."""
-    _plot(chart, chart.figures[number], number, None)
+def plot(chart: Chart, number: int, scale: float = 1) -> None:
+    """One figure of a chart alone, enlarged for a large screen."""
+    _plot(chart, enlarged(chart.figures[number], scale), number, None)
 
 
 def _say(sentences: tuple[str, ...]) -> None:

@@ -66,7 +66,8 @@ def status(found: Group | None, live: bool, ready: str, done: str) -> tuple[str,
     if found is None:
         return ready, ""
     if not live:
-        said = "Stopped; what was there is kept." if found.stopped else done
+        ended = "Failed" if found.failure else "Stopped" if found.stopped else ""
+        said = f"{ended}; what was there is kept." if ended else done
         return said, f"{found.seconds:.1f} s"
     lefts = [job.seconds_left for job in found.jobs.values()]
     left = max((each for each in lefts if each is not None), default=0.0)
