@@ -1,7 +1,8 @@
 """Pictures of every page and state into screenshots/: `python -m benchmarks.screenshots`.
 
 Desktop, phone and 4K stand, light and dark; with `--checkpoints DIR` the app is served with that
-registry folder, and `--scheme`, `--size`, `--page` limit what is made.
+registry folder, and `--scheme`, `--size`, `--page` limit what is made. `--docs` puts the README's
+pictures, which hold no face but the astronaut and drawn ones, from the folder into docs/.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +40,12 @@ RUNS = {  # page: tab -> its button, and what it says at the end
 }  # fmt: skip
 FIRST, POSTER = "Super-resolve", "Poster"
 PAGES = (FIRST, *RUNS, *OTHERS, POSTER)
+DOCS = {  # the README's picture: the screenshot, and how many pixels of its height
+    "app": ("desktop-light-result", 900), "compare": ("desktop-light-compare-1", 1500),
+    "inside": ("desktop-light-inside-1", 1090), "poster": ("desktop-light-poster-0", 900),
+    "fine-tuning": ("desktop-light-fine-tuning-1", 960),
+}  # fmt: skip
+MOST = 400_000  # bytes of each
 PATIENCE = 300_000  # milliseconds: a busy machine takes its time
 SERVE = """
 import sys, pathlib, sr3.checkpoints
@@ -58,7 +66,11 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, help="only this one")
     parser.add_argument("--scheme", choices=SCHEMES, help="only this one")
     parser.add_argument("--page", choices=PAGES, action="append", help="only these")
+    parser.add_argument("--docs", action="store_true", help="only fill docs/ from the folder")
     options = parser.parse_args()
+    if options.docs:
+        fill_docs(options.out)
+        return
     pages = options.page or list(PAGES)
     options.out.mkdir(exist_ok=True)
     port = free_port()
@@ -158,6 +170,10 @@ def runs(page: Page, out: Path, size: str, scheme: str, pages: list[str]) -> Non
             page.wait_for_selector(SETTLED)
             page.get_by_role("button", name=button, exact=True).click()
             expect(page.get_by_text(done).first).to_be_visible()
+            if tab == "The chain":  # its middle tells more than its end
+                timeline = page.get_by_role("slider", name="Step of the run")
+                for key in ("Home", *["ArrowRight"] * 3):
+                    timeline.press(key)
             page.wait_for_timeout(1500)  # the rest of the page follows
             page.wait_for_selector(SETTLED)
             whole(page, out / f"{size}-{scheme}-{name.lower()}-{number}.png", width)
@@ -182,6 +198,19 @@ def whole(page: Page, path: Path, width: int) -> None:
     page.set_viewport_size({"width": width, "height": height})
     page.wait_for_timeout(400)
     page.screenshot(path=path)
+
+
+def fill_docs(folder: Path) -> None:
+    """The README's pictures, in 256 colours."""
+    for name, (shot, height) in DOCS.items():
+        with Image.open(folder / f"{shot}.png") as image:
+            top = image.convert("RGB").crop((0, 0, image.width, min(height, image.height)))
+        path = ROOT / "docs" / f"{name}.png"
+        top.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
+        if path.stat().st_size > MOST:
+            raise SystemExit(f"{path} has {path.stat().st_size:,} bytes: over {MOST:,}.")
 
 
 def free_port() -> int:
