@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from sr3.charts import Chart
+from sr3.checkpoints import registry
 from sr3.curve import FOLDER
 from sr3.effort import effort_of
 from sr3.looks import look
@@ -14,7 +15,9 @@ CHECKPOINT = "lite"  # the embedded one, whose curve the repository holds
 
 
 def section() -> None:
-    """The chart with its answer, caption and table."""
+    """The chart with its answer, caption and table; nothing where that checkpoint is not here."""
+    if CHECKPOINT not in registry():
+        return
     measured.show(_chart(measured._stamp(FOLDER), measured._scheme()))
 
 
