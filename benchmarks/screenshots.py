@@ -41,7 +41,7 @@ RUNS = {  # page: tab -> its button, and what it says at the end
 FIRST, POSTER = "Super-resolve", "Poster"
 PAGES = (FIRST, *RUNS, *OTHERS, POSTER)
 DOCS = {  # the README's picture: the screenshot, and how many pixels of its height
-    "app": ("desktop-light-result", 900), "compare": ("desktop-light-compare-1", 1500),
+    "app": ("desktop-light-result", 900), "compare": ("desktop-light-compare-1", 1440),
     "inside": ("desktop-light-inside-1", 1090), "poster": ("desktop-light-poster-0", 900),
     "fine-tuning": ("desktop-light-fine-tuning-1", 960),
 }  # fmt: skip

@@ -93,14 +93,22 @@ def waiting_to_compare(page: Page) -> None:
 def failed_to_compare(page: Page) -> None:
     page.get_by_role("main").get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped; what was there is kept.").first).to_be_visible()
-    page.get_by_text("Settings").click()
-    page.get_by_role("slider", name="Steps").press("Home")  # one step, which fails; it starts anew
+    set_one_step(page)  # which fails; the run starts anew by itself
     expect(page.get_by_role("alert")).to_contain_text("The network failed on this picture")
     expect(page.get_by_text("Failed; what was there is kept.").first).to_be_visible()
 
 
+def set_one_step(page: Page) -> None:
+    page.get_by_text("Settings").click()
+    page.get_by_role("slider", name="Steps").press("Home")
+    page.wait_for_selector(SETTLED)
+
+
 def failed(page: Page) -> None:
     turn_to(page, "Super-resolve")
+    set_one_step(page)
+    page.wait_for_timeout(300)
+    page.wait_for_selector(SETTLED)
     page.get_by_role("button", name="Super-resolve").click()
     expect(page.get_by_role("alert")).to_contain_text("The network failed on this picture")
     expect(page.get_by_text("Failed before the first step.").first).to_be_visible()

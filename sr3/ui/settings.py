@@ -79,8 +79,9 @@ def choose_sampling(resolver: SuperResolver) -> SamplerConfig:
     )  # fmt: skip
     start = st.radio(
         "Begin from", [estimate, last], key=f"sr3_start_{name}",
-        format_func=lambda t: "pure noise" if t == last else "the noised enlargement",
-        captions=[f"time step {estimate} of {last}", f"time step {last} of {last}"],
+        format_func=lambda t: (  # in the label: the widget's captions reach only 4.1:1
+            f"{'pure noise' if t == last else 'the noised enlargement'} (step {t} of {last})"
+        ),
         help="The bicubic enlargement with noise on it is a head start: fewer steps suffice.",
     )  # fmt: skip
     consistency = st.toggle(
