@@ -102,8 +102,10 @@ def choose_domain(story: Story, target: str, key: str) -> str:
     domains = [target, *(name for name in story.domains if name != target)]
     if len(domains) == 1:
         return target
-    found = st.segmented_control("Measured on", domains, default=target, key=key)
-    return found or target
+    if st.session_state.get(key) not in domains:  # of another table or target
+        st.session_state.pop(key, None)
+    # No segmented control: what is chosen there reaches only 4.2:1 in the dark scheme.
+    return str(st.radio("Measured on", domains, horizontal=True, key=key))
 
 
 def _stamp(folder: Path) -> Stamp:
