@@ -55,7 +55,11 @@ def watch(page: Page, pid: int, seconds: float) -> None:
     while (now := time.monotonic() - began) < seconds:
         visit(page)
         rows.append((now, resident(pid), heap(developer)))
-        print("{:7.0f} s   server {:6.0f} MB   page {:6.1f} MB".format(*rows[-1]), flush=True)
+        held = developer.send("Memory.getDOMCounters")
+        print(
+            "{:7.0f} s   server {:6.0f} MB   page {:6.1f} MB".format(*rows[-1]),
+            f"  {held['nodes']} nodes, {held['jsEventListeners']} listeners", flush=True,
+        )  # fmt: skip
     half = len(rows) // 2
     early, late = rows[half // 2 : half], rows[half + half // 2 :]  # what warms up is left out
     for name, place in (("server", 1), ("page", 2)):

@@ -35,7 +35,10 @@ const SCREENS = [[1900, 1000, 1.3], [2500, 1400, 1.8], [3800, 2000, 2.6]]
 const RULES = SCREENS.map(([width, height, scale]) => `
   @media (min-width: ${width}px) and (min-height: ${height}px) {
     .st-key-sr3_slide [data-testid=stMarkdown] { zoom: ${scale} }
-  }`).join('')
+  }`).join('') + `
+  /* Streamlit's page remembers an element whose transition has begun until it ends: one that is
+     removed before, as an expander by the next slide, would be kept for good. */
+  [data-testid=stExpander] details { transition: none }`
 
 const decks = new WeakMap()
 
