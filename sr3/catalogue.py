@@ -10,12 +10,17 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sr3.cards import NON_COMMERCIAL, make_card
 from sr3.errors import CheckpointError, DomainError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sr3.combine import Recipe
 
 FIELDS = (
     "name", "title", "source", "parent", "domain", "images", "updates", "range", "licence",
@@ -121,35 +126,56 @@ def _import_card(file: Path, network: Any, half: bool) -> str:
 
 @checkpoints.command("shrink")
 def shrink_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a fine-tuned checkpoint.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a tuned checkpoint.")],
     out: Annotated[Path, typer.Option(help="The new checkpoint folder.")],
+    parent: Annotated[
+        str | None, typer.Option(help="What whole weights, such as a distilled one's, began as.")
+    ] = None,
 ) -> None:
-    """Write a fine-tuned checkpoint's change to its parent in 8 bits: half the bytes."""
-    from sr3.checkpoints import (
-        CARD,
-        as_parent,
-        hash_of,
-        read_settings,
-        read_weights,
-        registry,
-        save_checkpoint,
-    )
+    """Write a checkpoint's change to its parent in 8 bits: half the bytes, or less."""
+    from sr3.checkpoints import CARD, hash_of, read_settings, save_checkpoint
     from sr3.combine import Recipe, quantize
 
     _refuse_existing(out)
-    recipe = read_settings(checkpoint)
-    if not isinstance(recipe, Recipe) or recipe.kind != "delta":
+    settings = read_settings(checkpoint)
+    if isinstance(settings, Recipe):
+        recipe, change = _change_of(checkpoint, settings, out)
+    elif parent is not None:
+        recipe, change = _change_from(checkpoint, parent, out)
+    else:
+        raise CheckpointError(f"{checkpoint} has whole weights: name its --parent.")
+    card = (checkpoint / CARD).read_text().replace(
+        "## Licence\n",
+        f"## Eight bits\n\nThe change to `{recipe.parents[0].name}` is stored as 8-bit steps, a "
+        f"scale an output channel; before, it had the hash `{hash_of(checkpoint)[:12]}`.\n\n"
+        "## Licence\n",
+    )  # fmt: skip
+    save_checkpoint(out, recipe, quantize(change), card)
+
+
+def _change_of(checkpoint: Path, recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Tensor]]:
+    """A fine-tuned checkpoint's recipe, with its parent named as from `out`, and its change."""
+    from sr3.checkpoints import as_parent, read_weights, registry
+
+    if recipe.kind != "delta":
         raise CheckpointError(f"{checkpoint} is no change to a parent: only these shrink.")
     parent = recipe.parents[0]
     if parent.name not in registry():
         parent = as_parent(str(checkpoint / parent.name), out)
-    card = (checkpoint / CARD).read_text().replace(
-        "## Licence\n",
-        "## Eight bits\n\nThe change is stored as 8-bit steps, a scale an output channel; in "
-        f"float16 it had the hash `{hash_of(checkpoint)[:12]}`.\n\n## Licence\n",
-    )  # fmt: skip
-    smaller = dataclasses.replace(recipe, parents=(parent,))
-    save_checkpoint(out, smaller, quantize(read_weights(checkpoint)), card)
+    return dataclasses.replace(recipe, parents=(parent,)), read_weights(checkpoint)
+
+
+def _change_from(checkpoint: Path, parent: str, out: Path) -> tuple[Recipe, dict[str, Tensor]]:
+    """Whole weights as the change of a parent with the same network."""
+    from sr3.checkpoints import as_parent, find_checkpoint, load_whole
+    from sr3.combine import Recipe, difference
+
+    model, network = load_whole(checkpoint)
+    theirs, before = load_whole(find_checkpoint(parent))
+    if (model.network, model.prediction) != (theirs.network, theirs.prediction):
+        raise CheckpointError(f"{parent} has another network than {checkpoint}: it is no parent.")
+    recipe = Recipe("delta", (as_parent(parent, out),), model=model)
+    return recipe, difference(before.state_dict(), network.state_dict())
 
 
 @checkpoints.command("combine")

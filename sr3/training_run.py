@@ -227,7 +227,8 @@ class TrainingRun:
             "Measured on validation images": self._measured(row, baseline),
             "Quality against training time": self._curve(),
         }
-        return make_card(f"SR3 Lab: {plan.preset}", summary, sections, NON_COMMERCIAL)
+        few = f" in {plan.model.sampling.steps} steps" if plan.substeps else ""
+        return make_card(f"SR3 Lab: {plan.preset}{few}", summary, sections, NON_COMMERCIAL)
 
     def _curve(self) -> dict[str, object]:
         """The validations so far; `NAME eta E, N steps` is how each was sampled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -196,10 +197,28 @@ def test_a_fine_tune_shrinks_to_half(pair, tmp_path):
     gap = (large[name] - small[name]).abs().max() / (large[name] - one[name]).abs().max()
     assert 0 < gap < 1 / 200
     assert hash_of(pair / "whole")[:12] in (out / "README.md").read_text()
-    assert "no change to a parent" in refusal(
+    assert "--parent" in refusal(
         call("checkpoints", "shrink", pair / "parent", "--out", tmp_path / "no")
     )
     assert "exists" in refusal(call("checkpoints", "shrink", pair / "whole", "--out", out))
+
+
+def test_whole_weights_shrink_to_a_change_of_the_parent_that_is_named(pair, tmp_path):
+    out = tmp_path / "small"
+    done = call("checkpoints", "shrink", pair / "tuned", "--parent", pair / "parent", "--out", out)
+    assert done.exit_code == 0, done.output
+    tuned = load_file(pair / "tuned" / "model.safetensors")
+    small = load_checkpoint(out)[1].state_dict()
+    one = load_file(pair / "parent" / "model.safetensors")
+    for name in tuned:
+        most = float((tuned[name].float() - one[name].float()).abs().max())
+        assert float((small[name] - tuned[name].float()).abs().max()) <= most / 200 + 1e-4, name
+    other = pair / "other"
+    config = replace(CONFIG, network=replace(CONFIG.network, channels=24))
+    save_checkpoint(other, config, UNet(config.network).state_dict(), "# A card\n")
+    assert "another network" in refusal(
+        call("checkpoints", "shrink", pair / "tuned", "--parent", other, "--out", tmp_path / "no")
+    )
 
 
 def test_factors_are_multiplied(pair):
