@@ -89,8 +89,10 @@ def hub_card(
 
 
 def scores_of(digest: str, table: pd.DataFrame) -> pd.DataFrame:
-    """Summaries (`results.summary`) of one checkpoint's image metrics, finite ones."""
-    rows = table[(table["checkpoint_hash"] == digest) & table["metric"].isin(list(METRICS))]
+    """Summaries (`results.summary`) of one checkpoint's image metrics, finite ones; one-step
+    regression, a baseline that has the same weights, is left out."""
+    ours = (table["checkpoint_hash"] == digest) & (table["checkpoint"] != "regression")
+    rows = table[ours & table["metric"].isin(list(METRICS))]
     found = summary(rows) if not rows.empty else rows.assign(mean=0.0)
     return found[found["mean"].map(math.isfinite).astype(bool)]
 

@@ -31,6 +31,11 @@ def table(tmp_path) -> pd.DataFrame:
     return results.read(tmp_path)
 
 
+def test_a_card_claims_no_baselines_scores(table):
+    found = scores_of(HASH, table)
+    assert set(found["checkpoint"]) == {"tiny"} and 30.0 not in set(found["mean"])
+
+
 def test_scores_are_the_checkpoints_own_and_of_one_sampling(table):
     found = collection.usual(scores_of(HASH, table)).set_index("metric")
     assert found["mean"].to_dict() == {"psnr": 21.0, "ssim": 0.5}

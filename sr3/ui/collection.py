@@ -44,13 +44,9 @@ def scores(entry: RegistryEntry) -> pd.DataFrame:
 
 
 def usual(found: pd.DataFrame) -> pd.DataFrame:
-    """The summaries with the commonest sampling, over the longest list of images of each domain.
-
-    One-step regression, a baseline, is measured with the same weights: it is left out.
-    """
-    own = found[found["checkpoint"] != "regression"]
-    sampler, steps = commonest_sampling(own) or ("", 0)
-    own = own[(own["sampler"] == sampler) & (own["steps"] == steps)]
+    """The summaries with the commonest sampling, over the longest list of images of each domain."""
+    sampler, steps = commonest_sampling(found) or ("", 0)
+    own = found[(found["sampler"] == sampler) & (found["steps"] == steps)]
     if own.empty:  # unmeasured: no summary, so none of its columns
         return own
     return own.sort_values("n", kind="stable").drop_duplicates(["domain", "metric"], keep="last")
