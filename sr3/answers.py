@@ -255,9 +255,10 @@ def trades(study: Measured, metric: str, target: str, source: str, seed: int = 0
     cells = {n: c for n, c in study.cells.items() if c.target == target and n in here}
     groups = [(settings_of(c), names) for c, names in alike(there, cells).items()]
     groups += [
-        (n, [n]) for n in study.others
-        if n in there and n in here and there[n].notna().all() and here[n].notna().all()
-    ]  # fmt: skip
+        (n, [n])
+        for n in study.others
+        if all(_covers(gains, list(cells), n) for gains in (there, here))
+    ]
     if not groups:
         return []
     lists = [names for _, names in groups]
@@ -274,6 +275,11 @@ def trades(study: Measured, metric: str, target: str, source: str, seed: int = 0
         for k, (name, names) in enumerate(groups)
     ]  # fmt: skip
     return sorted(found, key=lambda trade: -trade.gain.mean)
+
+
+def _covers(gains: pd.DataFrame, cells: list[str], name: str) -> bool:
+    """Whether a checkpoint was measured on all images that the cells (none: that any) were."""
+    return name in gains and bool(gains[[*cells, name]].dropna(subset=cells)[name].notna().all())
 
 
 def _contrasts(

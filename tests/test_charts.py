@@ -141,6 +141,20 @@ def test_a_gap_under_a_folders_name_is_known_by_its_weights(tmp_path):
     assert "1 image, 10 updates" in set(told(tmp_path).gap()["checkpoint"])
 
 
+def test_images_that_the_parent_alone_was_measured_on_hide_no_checkpoint(tables, story):
+    table = results.read(tables["whole"])
+    more = table[(table["checkpoint"] == made.PARENT) & (table["domain"] == made.SOURCE)]
+    longer = pd.concat([table, more.assign(image=more["image"] + "-more")])
+    names = set(story.trades(made.TARGET)["checkpoint"])
+    assert "tiny-spliced-500" in names
+    told_more = Story(longer, made.PARENT, made.SOURCE).trades(made.TARGET)
+    assert set(told_more["checkpoint"]) == names
+    part = table[table["checkpoint"] == "tiny-spliced-500"]["image"].unique()
+    fewer = table[(table["checkpoint"] != "tiny-spliced-500") | (table["image"] != part[0])]
+    told_less = Story(fewer, made.PARENT, made.SOURCE).trades(made.TARGET)
+    assert set(told_less["checkpoint"]) == names - {"tiny-spliced-500"}, "its images are fewer"
+
+
 def test_observations(story):
     wins = transfers(story, "lpips")
     assert [each.difference.mean for each in wins] == pytest.approx([0.1, 0.05] * 4)
