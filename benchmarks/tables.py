@@ -2,6 +2,7 @@
 
     python -m benchmarks.tables                    # a checkpoint on each domain, beside bicubic
     python -m benchmarks.tables --target anime     # its fine-tunes: what they gain and cost
+    python -m benchmarks.tables --checkpoint lite-2 --against lite    # paired differences
 
 The rows are made by `python -m sr3 evaluate ... --out checkpoints/metrics` and by the study.
 """
@@ -27,10 +28,14 @@ def main() -> None:
     parser.add_argument("table", type=Path, nargs="?", default=Path("checkpoints/metrics"))
     parser.add_argument("--checkpoint", default="lite")
     parser.add_argument("--target", help="a domain that was tuned on")
+    parser.add_argument("--against", help="another checkpoint, each in its own usual steps")
     arguments = parser.parse_args()
     table, name = read(arguments.table), arguments.checkpoint
     if arguments.target:
         print(fine_tunes(Story(table, name, source_of(table, name)), arguments.target))
+        return
+    if arguments.against:
+        print(against(table, name, arguments.against))
         return
     table = table[table.checkpoint.isin([*ORDER, name])]
     print(quality(summary(table)))
@@ -80,6 +85,23 @@ def against_bicubic(table: pd.DataFrame) -> str:
         lpips = [part[part.metric == "lpips"].value for part in (rows, base)]
         ratio = "not measured" if lpips[0].empty else f"{lpips[0].mean() / lpips[1].mean():.3f}"
         lines.append(f"| {domain} | {name} | {' | '.join(gains)} | {ratio} |")
+    return "\n".join(lines)
+
+
+def against(table: pd.DataFrame, name: str, other: str) -> str:
+    """A row a domain: the paired differences of two checkpoints, and of how many images."""
+    metrics = {"lpips": 4, "ssim": 4, "psnr": 2}
+    heads = " | ".join(f"{METRICS[m].label} - {other}'s" for m in metrics)
+    lines = [f"| {name} on | n | {heads} |", "|---|---|" + "---|" * len(metrics)]
+    ours, theirs = (table[table.checkpoint == each] for each in (name, other))
+    for domain, rows in ours.groupby("domain"):
+        cells, n = [], 0
+        for metric, digits in metrics.items():
+            base = theirs[(theirs.domain == domain) & (theirs.metric == metric)]
+            gap = difference(rows[rows.metric == metric], base)
+            cells.append(f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]")
+            n = gap.n
+        lines.append(f"| {domain} | {n} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
