@@ -60,13 +60,19 @@ class Plan:
     substeps: int = 0  # the teacher's for each of the student's; 0: no distillation
 
     @property
+    def teacher(self) -> str:
+        """What the weights begin as, by a name that does not tell of one machine's folders."""
+        path = Path(self.init or self.preset)
+        return path.name if path.is_absolute() else str(path)
+
+    @property
     def command(self) -> str:
         """The command that makes this run anew, without its folder and device."""
         training = self.training
         if self.substeps:
             sampling = self.model.sampling
             what = [
-                *("distil", "--checkpoint", self.init, "--substeps", self.substeps),
+                *("distil", "--checkpoint", self.teacher, "--substeps", self.substeps),
                 *("--evaluations", sampling.steps, "--start", sampling.start),
                 *("--end", sampling.end),
             ]
@@ -211,9 +217,10 @@ class TrainingRun:
         sampling = {f"`{name}`": value for name, value in to_dict(plan.model.sampling).items()}
         what = f"the preset `{plan.preset}`"
         if plan.substeps:
+            count = plan.model.sampling.steps
             what = (
-                f"`{plan.init}`, distilled to {plan.model.sampling.steps} network evaluations an "
-                f"image from {plan.substeps * plan.model.sampling.steps} of its own,"
+                f"`{plan.teacher}`, distilled to {_counted(count, 'network evaluation')} an image "
+                f"from {plan.substeps * count} of its own,"
             )
         summary = (
             f"A diffusion super-resolver of faces, {plan.model.network.low_res} to "
@@ -227,8 +234,10 @@ class TrainingRun:
             "Measured on validation images": self._measured(row, baseline),
             "Quality against training time": self._curve(),
         }
-        few = f" in {plan.model.sampling.steps} steps" if plan.substeps else ""
-        return make_card(f"SR3 Lab: {plan.preset}{few}", summary, sections, NON_COMMERCIAL)
+        title = plan.preset
+        if plan.substeps:
+            title = f"{plan.teacher} in {_counted(plan.model.sampling.steps, 'step')}"
+        return make_card(f"SR3 Lab: {title}", summary, sections, NON_COMMERCIAL)
 
     def _curve(self) -> dict[str, object]:
         """The validations so far; `NAME eta E, N steps` is how each was sampled."""
@@ -255,6 +264,10 @@ class TrainingRun:
         }  # fmt: skip
         backbone = self.scorer.backbone or self.scorer.lpips_reason
         return facts | {"Images, samples, seed": f"{row['images']}, 1, 0", "LPIPS with": backbone}
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("s" if count > 1 else "")
 
 
 def contact_sheet(originals: Pixels, results: Pixels, low_res: int) -> Pixels:
