@@ -59,7 +59,7 @@ def distil(
     checkpoint: Annotated[str, typer.Option(help="The teacher: name or folder.")] = "lite",
     evaluations: Annotated[int, typer.Option(min=1, help="The student's, an image.")] = 4,
     start: Annotated[int | None, typer.Option(help="First time step; else the teacher's.")] = None,
-    end: Annotated[int, typer.Option(help="The student's last time step.")] = 60,
+    end: Annotated[int, typer.Option(help="The student's last time step.")] = 20,
     substeps: Annotated[int, typer.Option(min=1, help="The teacher's, a step.")] = 3,
     steps: Annotated[int | None, typer.Option(help="Updates to run.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Or training time.")] = None,

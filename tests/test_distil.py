@@ -153,7 +153,7 @@ def test_a_student_is_a_checkpoint_of_few_steps(place, tmp_path, monkeypatch):
     result = distil(out, "--steps", 2)
     assert result.exit_code == 0, result.output
     sampling = read_config(out / "checkpoint").sampling
-    assert (sampling.sampler, sampling.steps, sampling.end, sampling.eta) == ("ddim", 2, 60, 0)
+    assert (sampling.sampler, sampling.steps, sampling.end, sampling.eta) == ("ddim", 2, 20, 0)
     card = (out / "checkpoint" / "README.md").read_text()
     assert "distilled to 2 network evaluations an image from 4 of its own" in card
     assert "python -m sr3 distil --checkpoint teacher --substeps 2 --evaluations 2" in card
