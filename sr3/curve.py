@@ -138,14 +138,15 @@ def curve(
 def compare(
     table: pd.DataFrame, checkpoint_hash: str, few: tuple[str, int], many: tuple[str, int]
 ) -> dict[str, Interval]:
-    """Metric -> mean of `few` minus `many` with its paired bootstrap interval, over the images
-    that both have; each is a (`sampler`, `steps`) of the table. Raises SR3Error.
+    """Metric -> mean of `few` minus `many` with its paired bootstrap interval, over the images of
+    `many`, if `few` has them all (and maybe more); each is a (`sampler`, `steps`) of the table.
 
     Few do no worse where LPIPS's interval reaches to 0 or below, and SSIM's to 0 or above.
     """
     mine = table[table["checkpoint_hash"] == checkpoint_hash]
     whole = mine[(mine["sampler"] == many[0]) & (mine["steps"] == many[1])]
-    mine = mine[mine["file_list_hash"].isin(whole["file_list_hash"])]  # few may have others too
+    # A name is one image of a domain, whatever list it is in.
+    mine = mine[mine["image"].isin(whole["image"])].assign(file_list_hash="those of both")
 
     def part(setting: tuple[str, int], metric: str) -> pd.DataFrame:
         sampler, steps = setting
@@ -156,5 +157,5 @@ def compare(
     return {
         metric: results.difference(*pair)
         for metric, pair in pairs.items()
-        if not pair[0].empty and not pair[1].empty
+        if not pair[1].empty and set(pair[0]["image"]) == set(pair[1]["image"])
     }
