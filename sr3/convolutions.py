@@ -80,11 +80,14 @@ class Winograd(nn.Module):
         rows, columns = -(-height // m), -(-width // m)  # of tiles
         out = x.new_empty(batch, rows * m, columns * m, self.weight.shape[2])
         widest = max(self.weight.shape[1:])
-        count = max(WORK // (4 * self.tile**2 * columns * widest), 1)
-        for picture, target in zip(padded, out, strict=True):
+        row = 4 * self.tile**2 * columns * widest  # bytes of a row of tiles
+        many = max(WORK // (row * rows), 1)  # whole pictures at once, or else some of one's rows
+        count = rows if many > 1 else max(WORK // row, 1)
+        for start in range(0, batch, many):
+            pictures, targets = padded[start : start + many], out[start : start + many]
             for first in range(0, rows, count):
                 some = min(count, rows - first)
-                self._convolve(picture[first * m :], target[first * m : (first + some) * m])
+                self._convolve(pictures[:, first * m :], targets[:, first * m : (first + some) * m])
         return out[:, :height, :width].permute(0, 3, 1, 2)
 
     def _padded(self, x: Tensor) -> Tensor:
@@ -97,18 +100,20 @@ class Winograd(nn.Module):
         padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
         return padded
 
-    def _convolve(self, picture: Tensor, target: Tensor) -> None:
-        """Some rows of tiles: `target` (rows m, columns m, k) from the top of (h', w', c)."""
+    def _convolve(self, pictures: Tensor, target: Tensor) -> None:
+        """Some rows of tiles: `target` (n, rows m, columns m, k) from the top of (n, h', w', c)."""
         m, tile = self.outputs, self.tile
-        (down, right, _), (_, inputs, outputs) = picture.stride(), self.weight.shape
-        rows, columns = target.shape[0] // m, target.shape[1] // m
-        tiles = picture.as_strided(
-            (tile, tile, rows, columns, inputs), (down, right, m * down, m * right, 1)
+        (next_, down, right, _), (_, inputs, outputs) = pictures.stride(), self.weight.shape
+        n, rows, columns = target.shape[0], target.shape[1] // m, target.shape[2] // m
+        tiles = pictures.as_strided(
+            (tile, tile, n, rows, columns, inputs),
+            (down, right, next_, m * down, m * right, 1),
+            pictures.storage_offset(),
         )
         turned = self.inner @ tiles.reshape(tile**2, -1)
         products = torch.bmm(turned.view(tile**2, -1, inputs), self.weight)
-        found = (self.outer @ products.view(tile**2, -1)).view(m, m, rows, columns, outputs)
-        places = target.view(rows, m, columns, m, outputs).permute(1, 3, 0, 2, 4)
+        found = (self.outer @ products.view(tile**2, -1)).view(m, m, n, rows, columns, outputs)
+        places = target.view(n, rows, m, columns, m, outputs).permute(2, 4, 0, 1, 3, 5)
         torch.add(found, self.bias, out=places)
 
 
