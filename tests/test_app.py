@@ -353,7 +353,8 @@ def test_drawings_are_the_same_each_time_and_differ():
     assert all(picture.shape == (256, 256, 3) for picture in drawn)
     assert np.array_equal(drawn[0], np.asarray(draw(PORTRAITS[0])))
     assert len({picture.tobytes() for picture in drawn}) == len(PORTRAITS)
-    assert len(gallery.faces()) == 1 + len(PORTRAITS)
+    people = list((ROOT / "sr3" / "ui" / "people").glob("*.png"))
+    assert people and len(gallery.faces()) == 1 + len(PORTRAITS) + len(people)
 
 
 @pytest.mark.parametrize(
