@@ -48,14 +48,14 @@ class Least:
         if self.updates is None or self.share is None:
             return (
                 f"{_title(self.metric)} on {self.target}: no fine-tuning surely gains; the best "
-                f"({best}) changes it by {_signed(self.gain)}."
+                f"({best}) changes it by {signed(self.gain)}."
             )
         first, last = (_images(count) for count in self.images_between)
         return (
             f"{_title(self.metric)} on {self.target}: {_images(self.images)} and "
             f"{self.updates:,} updates reach {self.share.mean:.0%} of the best gain "
             f"({_bounds(self.share, '.0%')}; {_seeds(self.seeds)}), which is "
-            f"{_signed(self.gain)} with {best} ({_seeds(self.best_seeds)}); in 95% of resamples "
+            f"{signed(self.gain)} with {best} ({_seeds(self.best_seeds)}); in 95% of resamples "
             f"the choice lies between {first} and {last}, and between "
             f"{self.updates_between[0]:,} and {self.updates_between[1]:,} updates."
         )
@@ -101,8 +101,8 @@ class Trade:
     def sentence(self) -> str:
         place = ", on the Pareto front" if self.front else ""
         return (
-            f"{_title(self.metric)}: {self.name} changes {self.target} by {_signed(self.gain)} and "
-            f"{self.source} by {_signed(self.change)} ({_seeds(self.seeds)}){place}."
+            f"{_title(self.metric)}: {self.name} changes {self.target} by {signed(self.gain)} and "
+            f"{self.source} by {signed(self.change)} ({_seeds(self.seeds)}){place}."
         )
 
 
@@ -350,10 +350,10 @@ def verdict(ours: str, difference: Interval, other: str) -> str:
         size = Interval(abs(difference.mean), low, high, difference.n)
         verb = "beats" if difference.mean > 0 else "loses to"
         return f"{ours} {verb} {other} by {size.mean:.4f} ({_bounds(size, '.4f')}, n = {size.n})"
-    return f"{ours} is not told apart from {other}: the difference is {_signed(difference)}"
+    return f"{ours} is not told apart from {other}: the difference is {signed(difference)}"
 
 
-def _signed(interval: Interval) -> str:
+def signed(interval: Interval) -> str:
     """More is better in every metric: a fall of LPIPS is told as a gain."""
     return f"{interval.mean:+.4f} ({_bounds(interval, '+.4f')}, n = {interval.n})"
 

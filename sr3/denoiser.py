@@ -39,6 +39,11 @@ class Denoiser:
         self.config = config
         self.precision = precision
 
+    @property
+    def scale(self) -> float:
+        """The size of what the network predicts, in units of the image."""
+        return self.config.residual_scale if self.config.prediction == "residual" else 1.0
+
     def __call__(self, x_t: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
         """The clean estimate x0, unclamped.
 
@@ -69,7 +74,7 @@ class Denoiser:
         """
         a, s = signal_and_noise(noise_level)
         x_t = a * x0 + s * eps
-        scale = self.config.residual_scale if self.config.prediction == "residual" else 1.0
+        scale = self.scale
         match self.config.prediction:
             case "eps":
                 target = eps

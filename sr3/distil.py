@@ -28,7 +28,7 @@ from sr3.errors import ConfigError
 from sr3.images import Pixels, degrade, enlarge, to_tensor
 from sr3.parallel import Team
 from sr3.samplers import Refine, ddim, start_point
-from sr3.schedule import NoiseSchedule, level_of_log_noise
+from sr3.schedule import NoiseSchedule, level_of_log_noise, log_noise_of_level
 from sr3.train import PRECISIONS, Trainer
 
 TRAINING = TrainConfig(
@@ -61,7 +61,7 @@ def teacher_levels(
     """The student's levels with `substeps` in each of its steps, even in log signal-to-noise; the
     last step's go on to time step `end`: (steps * substeps + 1,) float64, the last 1 (clean)."""
     levels = schedule.levels(student.steps, student.spacing, student.start, student.end)
-    asked = ((1 - levels[:-1].square()).sqrt() / levels[:-1]).log()
+    asked = log_noise_of_level(levels[:-1])
     count = torch.arange(substeps, dtype=torch.float64)
     parts = [
         asked[k] + (asked[k + 1] - asked[k]) * count / substeps for k in range(student.steps - 1)
@@ -114,8 +114,8 @@ class Distiller(Trainer):
         target = landing(x, torch.cat(chain[1:]), now, after)
         torch.manual_seed(dropout)
         repeated = condition.repeat(self.model.sampling.steps, 1, 1, 1)
-        scale = self.model.residual_scale if self.model.prediction == "residual" else 1.0
-        error = (self.denoiser()(x, repeated, now) - target) / scale
+        student = self.denoiser()
+        error = (student(x, repeated, now) - target) / student.scale
         return error.abs().mean() if self.config.loss == "l1" else error.square().mean()
 
     @torch.no_grad()

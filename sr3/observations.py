@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sr3.answers import MAIN, alike, verdict
+from sr3.answers import MAIN, alike, signed, verdict
 from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell
 from sr3.metrics import METRICS, Interval
@@ -51,15 +51,15 @@ class Fading:
     @property
     def sentence(self) -> str:
         one, other = self.at_first, self.at_last
-        verdict = "the gap cannot be said to fade or to grow with the noise"
+        told = "the gap cannot be said to fade or to grow with the noise"
         if other.high < one.low:
-            verdict = "the gap fades with the noise"
+            told = "the gap fades with the noise"
         elif other.low > one.high:
-            verdict = "the gap grows with the noise"
+            told = "the gap grows with the noise"
         return (
             f"The error of {self.checkpoint}'s clean estimate on {self.domain} is "
             f"{_ratio(one)} times that on {self.source} at time step {self.first:,}, and "
-            f"{_ratio(other)} times at time step {self.last:,} (n = {other.n}): {verdict}."
+            f"{_ratio(other)} times at time step {self.last:,} (n = {other.n}): {told}."
         )
 
 
@@ -77,12 +77,12 @@ class Flattening:
     @property
     def sentence(self) -> str:
         low, high = self.difference.low, self.difference.high
-        verdict = "more still helps" if low > 0 else "it hurts" if high < 0 else "the curve is flat"
+        told = "more still helps" if low > 0 else "it hurts" if high < 0 else "the curve is flat"
         seeds = f"{self.seeds} seed{'s' * (self.seeds != 1)}"
         return (
             f"{METRICS[self.metric].title} on {self.domain}, {self.images}: going from "
             f"{self.updates[0]:,} to {self.updates[1]:,} updates changes the gain by "
-            f"{_signed(self.difference, '+.4f')}, {seeds}: {verdict}."
+            f"{signed(self.difference)}, {seeds}: {told}."
         )
 
 
@@ -160,10 +160,3 @@ def main_metric(story: Story) -> str | None:
 
 def _ratio(interval: Interval) -> str:
     return f"{interval.mean:.2f} (95% interval {interval.low:.2f} to {interval.high:.2f})"
-
-
-def _signed(interval: Interval, form: str) -> str:
-    if np.isnan(interval.low):
-        return f"{interval.mean:{form}} (no interval, n = {interval.n})"
-    bounds = f"{interval.low:{form}} to {interval.high:{form}}"
-    return f"{interval.mean:{form}} (95% interval {bounds}, n = {interval.n})"

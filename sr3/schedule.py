@@ -61,8 +61,7 @@ class NoiseSchedule:
 
     def log_noise(self, time: Tensor | float) -> Tensor:
         """ln(sqrt(1 - alpha_bar) / sqrt(alpha_bar)): minus half the log signal-to-noise ratio."""
-        level = self.level(time)
-        return ((1 - level.square()).sqrt() / level).log()
+        return log_noise_of_level(self.level(time))
 
     def levels(
         self, steps: int, spacing: Spacing = "uniform", start: int | None = None, end: int = 1
@@ -133,6 +132,11 @@ def _respaced(
     schedule: NoiseSchedule, steps: int, spacing: Spacing, start: int, end: int
 ) -> Tensor:
     return schedule._respace(steps, spacing, start, end)
+
+
+def log_noise_of_level(level: Tensor) -> Tensor:
+    """ln(sqrt(1 - alpha_bar) / sqrt(alpha_bar)) from sqrt(alpha_bar)."""
+    return ((1 - level.square()).sqrt() / level).log()
 
 
 def level_of_log_noise(log_noise: Tensor) -> Tensor:
