@@ -4,8 +4,7 @@ import streamlit as st
 
 from sr3.ui import keep, links, live, result, tour, words
 from sr3.ui.frame import page
-from sr3.ui.inputs import choose_face
-from sr3.ui.settings import choose_recipe
+from sr3.ui.inputs import choose
 
 LEAD = (
     "From 16 × 16 pixels to 128 × 128: a diffusion model starts from noise and takes the noise "
@@ -16,10 +15,7 @@ with page("Super-resolve a face", LEAD):
     links.restore()
     choice, view = st.columns([1, 2.5], gap="medium")
     with choice:
-        chooser = st.container()
-        recipe = choose_recipe()
-        with chooser:
-            face = choose_face(recipe.resolver.low_size, recipe.resolver.high_size)
+        face, recipe = choose()
     with view:
         live.arrive(face, recipe)
         run = live.current(face)

@@ -4,18 +4,14 @@ import streamlit as st
 
 from sr3.ui import inside, keep
 from sr3.ui.frame import page
-from sr3.ui.inputs import choose_face
-from sr3.ui.settings import choose_recipe
+from sr3.ui.inputs import choose
 
 LEAD = "What each step does, how sure the network is, and what the settings change."
 
 with page("Inside the chain", LEAD):
     choice, view = st.columns([1, 2.5], gap="medium")
     with choice:
-        chooser = st.container()
-        recipe = choose_recipe()
-        with chooser:
-            face = choose_face(recipe.resolver.low_size, recipe.resolver.high_size)
+        face, recipe = choose()
     with view:
         tabs = st.tabs(list(inside.PARTS), on_change="rerun", key="sr3_inside")
         for tab, part in zip(tabs, inside.PARTS.values(), strict=True):

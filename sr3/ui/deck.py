@@ -22,9 +22,8 @@ import streamlit as st
 from sr3.report import QUESTION
 from sr3.ui import links, live, measured, result
 from sr3.ui.frame import small_print
-from sr3.ui.inputs import choose_face
+from sr3.ui.inputs import choose
 from sr3.ui.reels import reels
-from sr3.ui.settings import choose_recipe
 
 HOME_AFTER = float(os.environ.get("SR3_POSTER_HOME", "60"))  # seconds without a touch
 KEY = "sr3_deck"
@@ -120,10 +119,7 @@ def _visitor() -> None:
     """The visitor's own face, large, live."""
     choice, view = st.columns([1, 2.5], gap="medium")
     with choice:
-        chooser = st.container()
-        recipe = choose_recipe()
-        with chooser:
-            face = choose_face(recipe.resolver.low_size, recipe.resolver.high_size)
+        face, recipe = choose()
     with view:
         run = live.current(face)
         live.controls(face, recipe, run)

@@ -19,6 +19,7 @@ from sr3.images import Pixels, decode, degrade, resize
 from sr3.ui import cropper, gallery
 from sr3.ui.frame import small_print
 from sr3.ui.paste import pasted
+from sr3.ui.settings import Recipe, choose_recipe
 from sr3.ui.stage import webp
 from sr3.ui.tiles import Tile, pick
 
@@ -34,6 +35,15 @@ class Face:
     identity: str  # another picture, another identity
     low_res: Pixels  # (low, low, 3) uint8
     original: Pixels | None  # (high, high, 3) uint8
+
+
+def choose() -> tuple[Face | None, Recipe]:
+    """A face and, under it, what is run on it; the recipe says of which size the face must be."""
+    chooser = st.container()
+    recipe = choose_recipe()
+    with chooser:
+        face = choose_face(recipe.resolver.low_size, recipe.resolver.high_size)
+    return face, recipe
 
 
 def choose_face(low: int, high: int) -> Face | None:
