@@ -67,6 +67,10 @@ def _cell(rows: pd.DataFrame, metric: str, digits: int) -> str:
     return f"{row['mean']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
 
 
+def _signed(mean: float, low: float, high: float, digits: int) -> str:
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
 def against_bicubic(table: pd.DataFrame) -> str:
     """Paired differences to bicubic, and the ratio of the LPIPS means."""
     lines = [
@@ -79,9 +83,7 @@ def against_bicubic(table: pd.DataFrame) -> str:
         gains = []
         for metric, digits in (("psnr", 2), ("ssim", 3)):
             gain = difference(rows[rows.metric == metric], base[base.metric == metric])
-            gains.append(
-                f"{gain.mean:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
-            )
+            gains.append(_signed(gain.mean, gain.low, gain.high, digits))
         lpips = [part[part.metric == "lpips"].value for part in (rows, base)]
         ratio = "not measured" if lpips[0].empty else f"{lpips[0].mean() / lpips[1].mean():.3f}"
         lines.append(f"| {domain} | {name} | {' | '.join(gains)} | {ratio} |")
@@ -99,7 +101,7 @@ def against(table: pd.DataFrame, name: str, other: str) -> str:
         for metric, digits in metrics.items():
             base = theirs[(theirs.domain == domain) & (theirs.metric == metric)]
             gap = difference(rows[rows.metric == metric], base)
-            cells.append(f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]")
+            cells.append(_signed(gap.mean, gap.low, gap.high, digits))
             n = gap.n
         lines.append(f"| {domain} | {n} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -114,8 +116,7 @@ def fine_tunes(story: Story, target: str) -> str:
     for label in trades.checkpoint[trades.metric == "lpips"]:
         rows = trades[trades.checkpoint == label].set_index("metric")
         cells = [
-            f"{rows.at[m, mean]:+.{digits}f} [{rows.at[m, f'{mean}_low']:+.{digits}f}, "
-            f"{rows.at[m, f'{mean}_high']:+.{digits}f}]"
+            _signed(rows.at[m, mean], rows.at[m, f"{mean}_low"], rows.at[m, f"{mean}_high"], digits)
             for mean in ("gain", "change")
             for m, digits in metrics.items()
         ]

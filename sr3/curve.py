@@ -146,7 +146,8 @@ def compare(
     mine = table[table["checkpoint_hash"] == checkpoint_hash]
     whole = mine[(mine["sampler"] == many[0]) & (mine["steps"] == many[1])]
     # A name is one image of a domain, whatever list it is in.
-    mine = mine[mine["image"].isin(whole["image"])].assign(file_list_hash="those of both")
+    same = mine["domain"].isin(whole["domain"]) & mine["image"].isin(whole["image"])
+    mine = mine[same].assign(file_list_hash="those of both")
 
     def part(setting: tuple[str, int], metric: str) -> pd.DataFrame:
         sampler, steps = setting

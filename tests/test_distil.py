@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from sr3.checkpoints import read_config, save_checkpoint
+from sr3.checkpoints import read_config
 from sr3.cli import app
 from sr3.config import SamplerConfig
 from sr3.devices import Device
@@ -23,16 +23,9 @@ from sr3.pipeline import SuperResolver
 from sr3.presets import MODELS
 from sr3.samplers import SeededNoise, ddim
 from sr3.schedule import NoiseSchedule
-from sr3.unet import UNet
+from tests.places import drawn_network, furnish
 
 SCHEDULE = NoiseSchedule()
-
-
-def drawn_network(seed=0):
-    torch.manual_seed(seed)
-    network = UNet(MODELS["tiny"].network)
-    torch.nn.init.normal_(network.head.weight, std=0.05)
-    return network
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +122,7 @@ def test_only_deterministic_chains_are_distilled(pictures):
 # ------------------------------------------------------------------------------- the command line
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("distil")
-    save_checkpoint(place / "teacher", MODELS["tiny"], drawn_network().state_dict(), "# A card\n")
-    generator = np.random.default_rng(0)
-    (place / "faces").mkdir()
-    for number in range(12):
-        small = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((128, 128)).save(place / "faces" / f"{number:02}.png")
-    return place
+    return furnish(tmp_path_factory.mktemp("distil"), ["faces"], images=12, parent="teacher")
 
 
 def distil(out, *words):

@@ -10,19 +10,15 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sr3 import parallel
-from sr3.checkpoints import save_checkpoint
 from sr3.cli import app
 from sr3.errors import ConfigError
-from sr3.presets import MODELS
-from sr3.unet import UNet
+from tests.places import furnish
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ("accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--main_process_port=0",
@@ -32,17 +28,7 @@ LAUNCH = ("accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--ma
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a checkpoint and a domain."""
-    place = tmp_path_factory.mktemp("parallel")
-    torch.manual_seed(0)
-    network = UNet(MODELS["tiny"].network)
-    torch.nn.init.normal_(network.head.weight, std=0.05)
-    save_checkpoint(place / "parent", MODELS["tiny"], network.state_dict(), "# A card\n")
-    generator = np.random.default_rng(0)
-    (place / "faces").mkdir()
-    for number in range(20):
-        small = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((128, 128)).save(place / "faces" / f"{number:02}.png")
-    return place
+    return furnish(tmp_path_factory.mktemp("parallel"), ["faces"])
 
 
 @pytest.fixture(autouse=True)

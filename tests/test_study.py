@@ -12,23 +12,20 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner
 
 from sr3 import results
 from sr3 import study as study_module
 from sr3.cells import Cell
-from sr3.checkpoints import hash_of, save_checkpoint
+from sr3.checkpoints import hash_of
 from sr3.cli import app
 from sr3.domains import load_domain
-from sr3.presets import MODELS
 from sr3.study import Study
 from sr3.study_plan import PLANS, read_plan
-from sr3.unet import UNet
+from tests.places import furnish
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = (PLANS / "smoke.toml").read_text()
@@ -37,18 +34,7 @@ SMOKE = (PLANS / "smoke.toml").read_text()
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with what the smoke plan names: a checkpoint and two domains."""
-    place = tmp_path_factory.mktemp("smoke")
-    torch.manual_seed(0)
-    network = UNet(MODELS["tiny"].network)
-    torch.nn.init.normal_(network.head.weight, std=0.05)
-    save_checkpoint(place / "parent", MODELS["tiny"], network.state_dict(), "# A card\n")
-    generator = np.random.default_rng(0)
-    for domain in ("faces", "drawings"):
-        (place / domain).mkdir()
-        for number in range(20):
-            small = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-            Image.fromarray(small).resize((128, 128)).save(place / domain / f"{number:02}.png")
-    return place
+    return furnish(tmp_path_factory.mktemp("smoke"), ("faces", "drawings"))
 
 
 @pytest.fixture(autouse=True)
