@@ -15,20 +15,22 @@ import resource
 import statistics
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import skimage.data
 import torch
+from PIL import Image
 from torch import Tensor
 
+from sr3.crowd import ALONE, crowd
 from sr3.devices import Device, pick_device
-from sr3.engine import Engine, Job
+from sr3.engine import Engine
 from sr3.floor import Rates, Work, measure_rates, settle, timed, work_of
 from sr3.images import Pixels, to_uint8
-from sr3.metrics import psnr
+from sr3.metrics import METRICS, Scorer, psnr
 from sr3.pipeline import SuperResolver, load
 from sr3.plain import plain_chain
 from sr3.presets import MODELS
@@ -37,6 +39,8 @@ from sr3.unet import UNet
 
 PUBLIC = "sr3-16-128"  # the public architecture
 AGREES = 45.0  # PSNR dB, at least, between a fast forward's picture and the float32 one's
+SCORES_AGREE = {"psnr": 0.05, "ssim": 0.001, "lpips": 0.001}  # the most that a score may change
+NO_LPIPS = "not measured: LPIPS is not available here"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class BenchSettings:
     batches: tuple[int, ...] = (1, 2, 4, 8, 16)
     visitors: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     repeats: int = 5
+    rounds: int = 3  # of visitors
     reference: bool = True  # the public architecture too
     rate_seconds: float = 1.0  # for each measured rate
 
@@ -129,8 +134,10 @@ def _images(
 
 
 def _agreement(model: SuperResolver) -> Iterator[Row]:
-    """The fast forward against float32 in the usual memory format: PSNR of the final picture."""
-    faces = list(_faces(4, model.low_size))
+    """The fast forward against float32 in the usual memory format: PSNR of the final picture, and
+    what it changes in the scores of photographs."""
+    photographs = _photographs(model.high_size)
+    faces = [*photographs, *_faces(4, model.low_size)]
     exact = SuperResolver(
         model.network, model.config, Device(model.device.device, torch.float32, "reference")
     )
@@ -138,54 +145,65 @@ def _agreement(model: SuperResolver) -> Iterator[Row]:
     worst = float(psnr(fast, slow).min())
     note = "the same bits" if worst == float("inf") else f"at least {AGREES:.0f} dB is wanted"
     value = None if worst == float("inf") else worst
-    yield Row("agreement", "fast against float32, worst of 4", value, "dB", note=note)
+    yield Row("agreement", f"fast against float32, worst of {len(faces)}", value, "dB", note=note)
+    scorer, many = Scorer.load(), len(photographs)
+    ours, theirs = (scorer(each[:many], photographs, None) for each in (fast, slow))
+    for metric, most in SCORES_AGREE.items():
+        pairs = [
+            (getattr(a, metric), getattr(b, metric)) for a, b in zip(ours, theirs, strict=True)
+        ]
+        known = [abs(a - b) for a, b in pairs if a is not None and b is not None]
+        yield Row(
+            "agreement", f"{METRICS[metric].title} of {many} photographs", max(known, default=None),
+            METRICS[metric].unit, note=f"at most {most:g} is wanted" if known else NO_LPIPS,
+        )  # fmt: skip
+
+
+def _photographs(size: int) -> Pixels:
+    """(n, size, size, 3) uint8 squares of scikit-image's astronaut, the first one of her face."""
+    whole = Image.fromarray(skimage.data.astronaut())  # type: ignore[no-untyped-call]
+    squares = ((156, 12, 284, 140), (120, 0, 376, 256), (0, 0, 512, 512))
+    return np.stack([np.asarray(whole.resize((size, size), box=square)) for square in squares])
 
 
 def _visitors(
     model: SuperResolver, settings: BenchSettings, work: Work, rates: Rates
 ) -> Iterator[Row]:
-    """Visitors who press at once: when the last one has the picture, against one by one."""
+    """Visitors who press at once, and the same ones one after another, in turn."""
     steps = model.settings().steps
     faces = _faces(max(settings.visitors, default=1), model.low_size)
+    alone = model.upscale(list(faces), batch=1).images[:, 0]
     for count in settings.visitors:
-        together, jobs, ticks = _crowd(model, faces[:count])
-        began = time.perf_counter()
-        for face in faces[: min(count, 8)]:
-            model.upscale([face])
-        one_by_one = (time.perf_counter() - began) * count / min(count, 8)
+        rounds = [crowd(model, faces[:count]) for _ in range(max(settings.rounds, 1))]
         best = steps * _least_for(count, work, rates)
-        who = f"{count} visitors"
-        latencies = [job.seconds for job in jobs]
-        yield Row("all served", who, together, "s", best,
-                  note=f"{one_by_one / together:.2f} times sooner than one by one")  # fmt: skip
+        who = f"{count} visitor{'s' * (count != 1)}"
+        gain = statistics.median(each.gain for each in rounds)
+        yield _times(
+            "all served", who, [each.together for each in rounds], best,
+            f"{gain:.2f} times sooner than one after another" if count > 1 else "",
+        )  # fmt: skip
+        yield _times(
+            "one after another", who, [each.one_by_one for each in rounds],
+            count * steps * work.floor(rates),
+            f"{ALONE} of them, scaled" if count > ALONE else "",
+        )  # fmt: skip
         for share in (50, 95):
-            value = float(np.percentile(latencies, share))
-            yield Row(f"latency p{share}", who, value, "s", steps * work.floor(rates))
-        yield Row("throughput", who, count / together, "images/s", count / best)
-        yield Row("first frame", f"{who}, last one's", max(ticks), "s", work.floor(rates))
+            found = [float(np.percentile(each.latencies, share)) for each in rounds]
+            yield _times(f"latency p{share}", who, found, steps * work.floor(rates))
+        speeds = [count / each.together for each in rounds]
+        yield _spread("throughput", who, speeds, "images/s", count / best)
+        waits = [max(each.first_frames) for each in rounds]
+        ticks = max(each.ticks for each in rounds)
+        yield _times("first frame", f"{who}, last one's", waits, work.floor(rates),
+                     f"in tick {ticks} of its turn")  # fmt: skip
+        off = max(each.difference(alone[:count]) for each in rounds)
+        yield Row("agreement", f"{who}, against each alone", off, "of 255 levels, the most")
 
 
 def _least_for(count: int, work: Work, rates: Rates) -> float:
     """The floor of one evaluation for so many, in forwards of the engine's size."""
     whole, rest = divmod(count, Engine.MAX_BATCH)
     return whole * work.floor(rates, Engine.MAX_BATCH) + (work.floor(rates, rest) if rest else 0)
-
-
-def _crowd(model: SuperResolver, faces: Pixels) -> tuple[float, list[Job], list[float]]:
-    """Seconds until all have their pictures, their jobs, and each one's wait for a frame."""
-    engine = Engine(max_waiting=max(len(faces), 1))
-    try:
-        began = time.perf_counter()
-        jobs = [
-            engine.submit(model, face, model.settings(), seed=k, visitor=str(k))
-            for k, face in enumerate(faces)
-        ]
-        for job in jobs:
-            job.wait()
-        together = time.perf_counter() - began
-    finally:
-        engine.close()
-    return together, jobs, [job.first_frame_seconds or together for job in jobs]
 
 
 def _public(model: SuperResolver, settings: BenchSettings) -> Iterator[Row]:

@@ -9,17 +9,22 @@ import os
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import sr3.checkpoints
 from benchmarks import speed
-from sr3.bench import Row, table
+from sr3.bench import SCORES_AGREE, Row, table
 from sr3.cli import app
 from sr3.config import ModelConfig, SamplerConfig, UNetConfig
+from sr3.crowd import crowd
 from sr3.denoiser import Denoiser
+from sr3.engine import Engine
 from sr3.floor import Rates, Work, measure_rates, work_of
+from sr3.metrics import METRICS
+from sr3.pipeline import load
 from sr3.plain import plain_chain, plain_forward
 from sr3.presets import MODELS
 from sr3.samplers import ancestral
@@ -129,16 +134,44 @@ def test_the_command_prints_json(tiny, monkeypatch):
     image, three = rows["image", f"{steps} steps"], rows["all served", "3 visitors"]
     assert 0 < image["value"] < 60 and image["reached"] == image["floor"] / image["value"]
     assert image["low"] <= image["value"] <= image["high"]
-    assert three["value"] > 0 and "times sooner than one by one" in three["note"]
+    after = rows["one after another", "3 visitors"]
+    assert three["value"] > 0 and three["note"].endswith("times sooner than one after another")
+    assert float(three["note"].split()[0]) == pytest.approx(
+        after["value"] / three["value"], abs=0.01
+    )
     assert rows["throughput", "3 visitors"]["value"] == pytest.approx(3 / three["value"])
     assert rows["latency p50", "3 visitors"]["value"] <= rows["latency p95", "3 visitors"]["value"]
     assert rows["latency p95", "3 visitors"]["value"] <= three["value"]
-    assert rows["agreement", "fast against float32, worst of 4"]["value"] is None or (
-        rows["agreement", "fast against float32, worst of 4"]["value"] >= 45
+    assert rows["agreement", "fast against float32, worst of 7"]["value"] is None or (
+        rows["agreement", "fast against float32, worst of 7"]["value"] >= 45
     )
+    assert rows["agreement", "3 visitors, against each alone"]["value"] <= 1
+    assert rows["first frame", "3 visitors, last one's"]["note"] == "in tick 1 of its turn"
+    scores = {m: rows["agreement", f"{METRICS[m].title} of 3 photographs"] for m in SCORES_AGREE}
+    assert all(scores[m]["value"] <= SCORES_AGREE[m] for m in ("psnr", "ssim"))
+    assert scores["lpips"]["value"] is not None or "not measured" in scores["lpips"]["note"]
     assert rows["threads", "left over"]["value"] == 0
     gpu = [row for row in found["rows"] if row["figure"] == "all of it"]
     assert gpu == [] or (gpu[0]["value"] is None and "not measured" in gpu[0]["note"])
+
+
+def test_a_crowd_is_served_in_groups_and_each_gets_its_own_picture(tiny, monkeypatch):
+    monkeypatch.setattr(Engine, "MAX_BATCH", 2)
+    monkeypatch.setattr(
+        Engine.__init__, "__kwdefaults__", Engine.__init__.__kwdefaults__ | {"max_batch": 2}
+    )
+    model = load("tiny", "cpu")
+    faces = np.random.default_rng(0).integers(
+        0, 256, (5, model.low_size, model.low_size, 3), np.uint8
+    )
+    found = crowd(model, faces)
+    assert found.ticks == 1 and len(found.latencies) == len(found.first_frames) == 5
+    assert (
+        max(found.latencies) <= found.together and found.gain == found.one_by_one / found.together
+    )
+    alone = model.upscale(list(faces), batch=1).images[:, 0]
+    assert found.difference(alone) <= 1
+    assert found.difference(alone[::-1]) > 1
 
 
 def test_the_table_is_aligned_and_says_what_was_not_measured():

@@ -47,6 +47,7 @@ LAYERS = (
         "sr3.tuning",
     },
     {"sr3.bench"},
+    {"sr3.crowd"},
     {"sr3.engine"},
     {"sr3.jobs", "sr3.shelf"},
     {"sr3.pipeline", "sr3.turns"},
