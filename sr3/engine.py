@@ -9,26 +9,29 @@ checkpoint's jobs ride with those of the parent that their noise level asks for.
 Invariants: a job ends exactly once (done, cancelled or failed with a sentence); a tick that fails
 is retried at half the batch, a job that fails alone a second time fails, and no other; a network
 that ran out of memory is asked for smaller batches for a while; cancelling takes effect at the
-next tick; a job that nobody polls is cancelled; a watchdog replaces a worker that died or hangs,
-fails what it had in hand and says so. Batching may change the kernels, hence a result by at most
-one of 255 levels in float32 (tests/test_engine.py); the noise of a job never depends on others.
+next tick; a job that nobody polls is cancelled; a watchdog replaces a worker that died or hangs
+(by its own recent pace), fails what it had in hand and says so. Batching may change the kernels,
+hence a result by at most one of 255 levels in float32 (tests/test_engine.py); the noise of a job
+never depends on others.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sr3.config import SamplerConfig
-from sr3.errors import SR3Error
+from sr3.errors import ImageError, SR3Error
 from sr3.images import Pixels
-from sr3.jobs import ABANDONED, MAX_FRAMES, Frame, Job, Status, forward
+from sr3.jobs import ABANDONED, MAX_FRAMES, Frame, Job, Status, forward, network_of
 from sr3.pipeline import SuperResolver
 from sr3.turns import TURN, Pace, in_order, longest_unserved, ticks_to_end
 
@@ -57,7 +60,8 @@ class _Shift:
 
     def __init__(self, work: Callable[[_Shift], None], number: int) -> None:
         self.hand: Sequence[Job] = ()
-        self.since: float | None = None  # when the tick in hand began
+        self.since: float | None = None  # when what it does now began
+        self.limit = math.inf  # seconds after which that is taken to hang
         self.over = False
         self.error: BaseException | None = None
         self._work = work
@@ -85,12 +89,14 @@ class Engine:
         max_per_visitor: int = 4,
         max_seconds: float = 300.0,
         stall: float = 600.0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Bounds: jobs a forward, jobs in all, jobs a visitor, network seconds a job (its shares
-        of the ticks), and the seconds after which a tick is taken to hang."""
+        of the ticks), and the seconds after which a tick is taken to hang while it is not known
+        how long they last (`Pace.patience`). `clock` times the forwards."""
         self.max_batch, self.max_waiting = max_batch, max_waiting
         self.max_per_visitor, self.max_seconds = max_per_visitor, max_seconds
-        self.stall = stall
+        self.stall, self._clock = stall, clock
         self.ticks = self.restarts = 0
         self.notice: str | None = None  # what the watchdog last did
         self._jobs: list[Job] = []
@@ -113,24 +119,30 @@ class Engine:
         seed: int = 0,
         sample: int = 0,
         visitor: str = "",
+        keep: int = MAX_FRAMES,
     ) -> Job:
-        """Queue the chain of one (low, low, 3) uint8 image.
+        """Queue the chain of one (low, low, 3) uint8 image, of which `keep` frames stay at most.
 
-        Raises EngineBusy, with the wait to expect, where a bound is reached.
+        Raises EngineBusy, with the wait to expect, where a bound is reached, and ImageError for an
+        image that the checkpoint does not take.
         """
-        job = Job(self, resolver, low_res, settings, (seed, sample), visitor)
+        _check_image(resolver, low_res)
         with self._changed:
-            if self._closed:
-                raise EngineBusy("The engine has been closed: reload the page.")
-            self._check_bounds(job)
+            self._check_room(visitor)  # before any weights are read
+        job = Job(self, resolver, low_res, settings, (seed, sample), visitor, keep)
+        with self._changed:
+            self._check_room(visitor)  # somebody may have come meanwhile
+            self._check_length(job)
             self._jobs.append(job)
             self._changed.notify_all()
         return job
 
-    def _check_bounds(self, job: Job) -> None:
+    def _check_room(self, visitor: str) -> None:
+        if self._closed:
+            raise EngineBusy("The engine has been closed: reload the page.")
         now = time.monotonic()
         queue = [other for other in self._jobs if not other.unwanted(now)]
-        mine = [other for other in queue if other.visitor == job.visitor]
+        mine = [other for other in queue if other.visitor == visitor]
         if len(mine) >= self.max_per_visitor:
             wait = self._soonest(mine)
             raise EngineBusy(
@@ -145,6 +157,8 @@ class Engine:
                 f"{_in_about(wait)}.",
                 wait,
             )
+
+    def _check_length(self, job: Job) -> None:
         pace = self._pace.get(job.network)
         if pace is not None and pace.image * job.total > self.max_seconds:
             raise EngineBusy(
@@ -194,7 +208,8 @@ class Engine:
         for pace, jobs in zip(paces, groups.values(), strict=True):
             ends = ticks_to_end([job.remaining for job in jobs], self.max_batch)
             found |= {
-                job: cycle * end if pace else None for job, end in zip(jobs, ends, strict=True)
+                job: cycle * end if pace and pace.tick else None
+                for job, end in zip(jobs, ends, strict=True)
             }
         return found
 
@@ -232,7 +247,7 @@ class Engine:
             room = min(self.max_batch, pace.room) if pace else self.max_batch
             pairs = zip(order, waiting, strict=True)
             shift.hand = [job for job, key in pairs if key == network][:room]
-            shift.since = time.monotonic()
+            shift.since, shift.limit = time.monotonic(), self.stall
             return True
 
     def _sweep(self) -> None:
@@ -259,15 +274,16 @@ class Engine:
         """One forward; where it fails, or gives invalid numbers, again at half the batch."""
         if not jobs:
             return
-        network, began = jobs[0].network, time.perf_counter()
+        network = jobs[0].network
         try:
-            estimates = forward(jobs)
+            estimates, seconds = self._forward(jobs, shift)
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 self._shrink(network, len(jobs))
             self._again(jobs, shift, retry, error)
             return
-        self._measure(network, jobs, time.perf_counter() - began)
+        self._check(shift)
+        self._measure(network, jobs, seconds)
         broken = []
         for job, x0 in zip(jobs, estimates, strict=True):
             if x0 is None:
@@ -276,6 +292,23 @@ class Engine:
                 self._try(job, shift, partial(self._advance, job, x0))
         if broken:
             self._again(broken, shift, retry, SR3Error(BROKEN))
+
+    def _forward(self, jobs: Sequence[Job], shift: _Shift) -> tuple[list[Tensor | None], float]:
+        """The estimates and the seconds that they took: to load the network is not its pace."""
+        network = network_of(jobs)
+        with self._changed:
+            pace = self._pace.get(jobs[0].network)
+        self._allow(shift, pace.patience(self.stall) if pace else self.stall)
+        began = self._clock()
+        try:
+            return forward(network, jobs), self._clock() - began
+        finally:
+            self._allow(shift, self.stall)
+
+    def _allow(self, shift: _Shift, seconds: float) -> None:
+        """What begins now may take so long, then it is taken to hang."""
+        with self._changed:
+            shift.since, shift.limit = time.monotonic(), seconds
 
     def _again(self, jobs: Sequence[Job], shift: _Shift, retry: bool, error: Exception) -> None:
         """Serve the jobs of a forward that failed in halves; a job alone once more."""
@@ -358,7 +391,7 @@ class Engine:
                 if self._closed and (dead or shift.over):
                     return
                 since = shift.since
-                hangs = since is not None and time.monotonic() - since > self.stall
+                hangs = since is not None and time.monotonic() - since > shift.limit
                 if dead or hangs:
                     self._replace(shift, dead)
 
@@ -369,7 +402,7 @@ class Engine:
         for job in lost:
             self._end(job, "failed", RESTARTED)
         self.restarts += 1
-        what = f"died of {type(shift.error).__name__}" if dead else f"hung for {self.stall:.0f} s"
+        what = f"died of {type(shift.error).__name__}" if dead else f"hung for {shift.limit:.0f} s"
         self.notice = (
             f"The engine's worker {what} and was restarted at {time.strftime('%H:%M:%S')}; "
             f"{len(lost)} pictures failed."
@@ -377,6 +410,15 @@ class Engine:
         _log.error("%s", self.notice, exc_info=shift.error)
         self._shift = _Shift(self._work, self.restarts)
         self._shift.thread.start()
+
+
+def _check_image(resolver: SuperResolver, low_res: Pixels) -> None:
+    shape = resolver.low_size, resolver.low_size, 3
+    if low_res.dtype != np.uint8 or low_res.shape != shape:
+        raise ImageError(
+            f"The checkpoint takes a reduced image of shape {shape}, uint8; got {low_res.shape}, "
+            f"{low_res.dtype}: reduce it first, as `low_res_of` does."
+        )
 
 
 def _in_about(wait: float | None) -> str:

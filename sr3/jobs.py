@@ -1,8 +1,8 @@
 """A job: the chain of one image on its way through the engine, and the handle a visitor polls.
 
 Invariants: a job ends exactly once (done, cancelled or failed with a sentence); its handle is safe
-to read from any thread and never blocks on the network; what is kept of a chain is bounded. Only
-the engine's worker calls `begin` and `answer`.
+to read from any thread and never blocks on the network; what is kept of a chain is bounded, in
+frames and in bytes. Only the engine's worker calls `begin` and `answer`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sr3.config import SamplerConfig
 from sr3.images import Pixels, to_uint8
@@ -23,7 +23,8 @@ from sr3.pipeline import SuperResolver
 from sr3.samplers import Refine, Sampler
 
 Status = Literal["waiting", "running", "done", "cancelled", "failed"]
-MAX_FRAMES = 100  # kept a job, spread evenly over longer chains: about 10 MB
+MAX_FRAMES = 101  # kept a job: 100 steps, spread evenly over longer chains, and the result
+KEPT_BYTES = 20 << 20  # and so many bytes of them: a chain of 10 steps at 512 x 512
 ABANDONED = 20.0  # seconds without a poll after which a job is cancelled
 _numbers = itertools.count()
 
@@ -68,7 +69,9 @@ class Job:
         settings: SamplerConfig,
         seed: tuple[int, int],
         visitor: str,
+        keep: int = MAX_FRAMES,
     ) -> None:
+        """`keep` bounds the frames that stay: 1 is the newest alone."""
         self.resolver, self.low_res, self.settings = resolver, low_res, settings
         self.seed, self.visitor = seed, visitor
         self.total = settings.steps
@@ -80,11 +83,14 @@ class Job:
         self.network_seconds = 0.0  # its shares of the ticks so far
         self.tick: int | None = None  # the engine's tick that gave its first frame
         self.first_frame_seconds: float | None = None  # since submission
+        self.noise_level = resolver.first_level(settings)  # of what it asks next
         # Whose forward it waits for: jobs with equal values can share one.
-        self.network: Hashable = resolver.serving(resolver.first_level(settings))
+        self.network: Hashable = resolver.serving(self.noise_level)
         self._engine = engine
         self._status: Status = "waiting"
         self._frames: tuple[Frame, ...] = ()
+        places = min(keep, KEPT_BYTES // (2 * 3 * resolver.high_size**2))
+        self._stride = -(-self.total // (places - 1)) if places > 1 else 0  # 0: none but the newest
         self._ended = threading.Event()
         self._polled = self._finished = self.submitted
         self._cancelled = False
@@ -100,7 +106,8 @@ class Job:
 
     @property
     def frames(self) -> tuple[Frame, ...]:
-        """The frames so far, at most about `MAX_FRAMES`, evenly spread, the newest included."""
+        """The frames so far, or evenly spread ones of them (`MAX_FRAMES`, `KEPT_BYTES`), the newest
+        included."""
         self._polled = time.monotonic()
         return self._frames
 
@@ -183,15 +190,15 @@ class Job:
         assert self._chain is not None and self._asked is not None
         sampler, _, refine = self._chain
         x0 = refine(x0)
-        x_t, level = self._asked
         index = self.evaluations
         self.evaluations += 1
-        self._keep(index, float(level[0]), x_t, x0)
+        self._keep(index, self.noise_level, self._asked[0], x0)
         if index == 0:
             self.first_frame_seconds = time.monotonic() - self.submitted
         try:
             self._asked = sampler.send(x0)
-            self.network = self.resolver.serving(float(self._asked[1][0]))
+            self.noise_level = float(self._asked[1][0])
+            self.network = self.resolver.serving(self.noise_level)
         except StopIteration as stop:
             self._keep(self.total, 1.0, stop.value, stop.value)
             self.result = self._frames[-1].x0
@@ -199,10 +206,10 @@ class Job:
         return False
 
     def _keep(self, index: int, level: float, x_t: Tensor, x0: Tensor) -> None:
-        frame = Frame(index, self.total, level, to_uint8(x_t)[0], to_uint8(x0)[0], self.evaluations)
-        stride = -(-self.total // MAX_FRAMES)
+        noisy, clean = to_uint8(torch.cat([x_t, x0]))  # one copy from the device
+        frame = Frame(index, self.total, level, noisy, clean, self.evaluations)
         kept = self._frames
-        if kept and kept[-1].index % stride:
+        if kept and (not self._stride or kept[-1].index % self._stride):
             kept = kept[:-1]  # it was shown as the newest; its place is not on the grid
         self._frames = (*kept, frame)
 
@@ -219,13 +226,22 @@ class Job:
         self._ended.set()
 
 
-def forward(jobs: Sequence[Job]) -> list[Tensor | None]:
-    """The network's clean estimate of each job, (1, 3, h, w); None where it has invalid numbers."""
+def network_of(jobs: Sequence[Job]) -> nn.Module:
+    """The one that jobs with an equal `network` ask; it is loaded where it has left memory."""
+    return jobs[0].resolver.network_at(jobs[0].noise_level)
+
+
+def forward(network: nn.Module, jobs: Sequence[Job]) -> list[Tensor | None]:
+    """Its clean estimate of each job, (1, 3, h, w); None where that has invalid numbers.
+
+    A resolver of any of the jobs would do: what they share holds all that an estimate depends on.
+    """
     asked = [job.request for job in jobs]
     x0 = jobs[0].resolver.estimate(
         torch.cat([request.x_t for request in asked]),
         torch.cat([request.condition for request in asked]),
         torch.cat([request.noise_level for request in asked]),
+        network,
     )
     right = torch.isfinite(x0).flatten(1).all(dim=1).tolist()
     return [x0[k : k + 1] if right[k] else None for k in range(len(jobs))]

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import time
 import weakref
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,25 @@ class SuperResolver(Pretrained):
     """A checkpoint on a device. Use `sr3.load`; safe to share between threads."""
 
     def __init__(
-        self, network: nn.Module, config: ModelConfig, device: Device, name: str = "unnamed"
+        self,
+        network: nn.Module | Callable[[], nn.Module],
+        config: ModelConfig,
+        device: Device,
+        name: str = "unnamed",
     ) -> None:
+        """`network`, or what gives it, ready on the device, whenever it is needed."""
         self.name, self.config, self.device = name, config, device
-        self.network = network.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.schedule = NoiseSchedule(config.schedule)
-        self._exact = Denoiser(self.network, config)
+        if isinstance(network, nn.Module):
+            placed: nn.Module = network.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._provide: Callable[[], nn.Module] = lambda: placed
+        else:
+            self._provide = network
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, on the device."""
+        return self._provide()
 
     @property
     def low_size(self) -> int:
@@ -101,23 +114,36 @@ class SuperResolver(Pretrained):
         sqrt(alpha_bar) in (0, 1] -> (batch, 3, h, w) float32 on the network's device.
         """
         device = self.device.device
-        return self._exact(x_t.to(device), condition.to(device), noise_level.to(device))
+        exact = Denoiser(self.network, self.config)
+        return exact(x_t.to(device), condition.to(device), noise_level.to(device))
 
     @torch.no_grad()
-    def estimate(self, x_t: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
-        """`denoise` in the device's fast precision, for tensors that are on it: what chains use."""
-        network, kind = self.network, self.device.convolutions
+    def estimate(
+        self,
+        x_t: Tensor,
+        condition: Tensor,
+        noise_level: Tensor,
+        network: nn.Module | None = None,
+    ) -> Tensor:
+        """`denoise` in the device's fast precision, for tensors that are on it: what chains use.
+
+        `network` is `network_at` all these levels, where that is known: a splice then need not
+        look where each belongs.
+        """
+        network, kind = self.network if network is None else network, self.device.convolutions
         if kind != "plain":
             network = quicken(network, tiles=kind == "tiles")
         return Denoiser(network, self.config, self.device.precision)(x_t, condition, noise_level)
 
-    def serving(self, noise_level: float) -> Hashable:
-        """What answers at a level (sqrt(alpha_bar)): where it is equal, chains of two resolvers
-        can share a forward of either, such as a splice's and those of its parent."""
+    def network_at(self, noise_level: float) -> nn.Module:
+        """What answers at a level (sqrt(alpha_bar)): of a splice, the one of its networks."""
         network = self.network
-        if isinstance(network, Spliced):
-            network = network.at(noise_level)
-        number = _numbers.setdefault(network, next(_next_number))
+        return network.at(noise_level) if isinstance(network, Spliced) else network
+
+    def serving(self, noise_level: float) -> Hashable:
+        """What stands for `network_at` a level: where it is equal, chains of two resolvers can
+        share a forward of that network, such as a splice's and those of its parent."""
+        number = _numbers.setdefault(self.network_at(noise_level), next(_next_number))
         config = self.config
         return number, self.device.precision, config.prediction, config.residual_scale
 

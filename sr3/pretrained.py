@@ -36,9 +36,12 @@ from sr3.unet import UNet
 class Pretrained:
     """What a `SuperResolver` can do with the Hub."""
 
-    network: nn.Module
     config: ModelConfig
     name: str
+
+    @property
+    def network(self) -> nn.Module:
+        raise NotImplementedError
 
     def __init__(self, network: nn.Module, config: ModelConfig, device: Device, name: str) -> None:
         raise NotImplementedError

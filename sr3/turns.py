@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 TURN = 20  # evaluations
 RECOVERY = 50  # good ticks after which a batch that ran out of memory may double again
+PATIENCE, LEAST = 20, 30.0  # a forward of so many recent ones' length, and seconds, hangs
 ROUNDS = 5  # a forecast plays no more turns a job than these: longer turns stand for several
 
 
@@ -73,14 +74,22 @@ class Pace:
     """How fast a network was of late, and how many images fit into its forward."""
 
     def __init__(self, room: int) -> None:
-        self.tick = self.image = 0.0  # seconds, moving averages
+        self.tick = self.image = 0.0  # seconds, moving averages; 0 before any is known
         self.room, self.good, self._most = room, 0, room
+        self._warm = False
 
     def note(self, seconds: float, batch: int) -> None:
-        """Count a forward that went well."""
-        new = 1.0 if self.tick == 0 else 0.2
-        self.tick += (seconds - self.tick) * new
-        self.image += (seconds / batch - self.image) * new
+        """Count a forward that went well; the first one's time, kernels made ready, is left out."""
+        if self._warm:
+            new = 1.0 if self.tick == 0 else 0.2
+            self.tick += (seconds - self.tick) * new
+            self.image += (seconds / batch - self.image) * new
+        self._warm = True
         self.good += 1
         if self.good >= RECOVERY:
             self.room, self.good = min(2 * self.room, self._most), 0
+
+    def patience(self, most: float) -> float:
+        """Seconds after which a forward is taken to hang: `most`, and less where its pace is
+        known."""
+        return min(most, max(LEAST, PATIENCE * self.tick)) if self.tick else most
