@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import sr3.cores  # noqa: F401  before any test loads torch: its idle threads leave others the cores
+
 
 @pytest.fixture(autouse=True)
 def own_main_module():
