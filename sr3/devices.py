@@ -1,11 +1,12 @@
 """Which device to run on, and in which precision, chosen by looking and measuring; says why.
 
-Invariant: the choice is made once a process and device, so that reruns within it agree bit for
-bit.
+Invariant: the choice is made once a process and device, whatever name asks for it and from
+whichever thread, so that reruns within it agree bit for bit.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -31,16 +32,25 @@ class Device:
     convolutions: Literal["plain", "packed", "tiles"] = "plain"
 
 
-@lru_cache(maxsize=8)
+_choosing = threading.Lock()  # two threads that measured at once would disturb each other
+
+
 def pick_device(name: str = "auto") -> Device:
     """`auto` (CUDA, then MPS, then CPU) or a torch device name.
 
     Raises ConfigError where the device is not there.
     """
-    note = ""
-    if name == "auto":
+    with _choosing:
+        if name != "auto":
+            return _chosen(name)
         usable, note = _has_cuda()
-        name = "cuda" if usable else "mps" if _has_mps() else "cpu"
+        found = _chosen("cuda" if usable else "mps" if _has_mps() else "cpu")
+        return replace(found, reason=found.reason + note) if note else found
+
+
+@lru_cache(maxsize=8)
+def _chosen(name: str) -> Device:
+    """How a device is best used. Under the lock, since a cache alone lets two threads measure."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -52,20 +62,18 @@ def pick_device(name: str = "auto") -> Device:
     if device.type == "cuda":
         return _on_cuda(device)
     if device.type != "cpu":
-        return Device(device, torch.float32, f"{device.type}, float32{note}")
+        return Device(device, torch.float32, f"{device.type}, float32")
     ratio = _bfloat16_gain()
     if ratio >= GAIN:
-        why = f"CPU, bfloat16 ({ratio:.2g}x float32's speed){note}"
+        why = f"CPU, bfloat16 ({ratio:.2g}x float32's speed)"
         return Device(device, torch.bfloat16, why)
     why = f"CPU, float32 (bfloat16 has {ratio:.2g}x its speed)"
     if not convolutions.supported():
-        return Device(device, torch.float32, why + note)
+        return Device(device, torch.float32, why)
     gain = convolutions.gain_of_tiles()
     if gain < convolutions.GAIN:
-        return Device(device, torch.float32, f"{why}, weights laid out once{note}", "packed")
-    return Device(
-        device, torch.float32, f"{why}, convolutions in tiles ({gain:.2g}x){note}", "tiles"
-    )
+        return Device(device, torch.float32, f"{why}, weights laid out once", "packed")
+    return Device(device, torch.float32, f"{why}, convolutions in tiles ({gain:.2g}x)", "tiles")
 
 
 def _on_cuda(device: torch.device) -> Device:

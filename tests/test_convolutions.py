@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sr3 import convolutions
+from sr3 import convolutions, devices
 from sr3.bench import AGREES
 from sr3.combine import Spliced
 from sr3.config import ModelConfig, UNetConfig
@@ -152,15 +152,15 @@ def test_the_picture_agrees_and_the_exact_one_stays_exact(network):
 def test_tiles_are_chosen_where_they_were_measured_faster(monkeypatch, gain, kind):
     monkeypatch.setattr("sr3.devices._bfloat16_gain", lambda: 0.5)
     monkeypatch.setattr(convolutions, "gain_of_tiles", lambda: gain)
-    pick_device.cache_clear()
+    devices._chosen.cache_clear()
     try:
         chosen = pick_device("cpu")
         assert chosen.convolutions == kind and ("1.5x" in chosen.reason) == (gain > 1.1)
         monkeypatch.setattr(convolutions, "supported", lambda: False)
-        pick_device.cache_clear()
+        devices._chosen.cache_clear()
         assert pick_device("cpu").convolutions == "plain"
     finally:
-        pick_device.cache_clear()
+        devices._chosen.cache_clear()
 
 
 def test_the_gain_is_measured():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,9 +21,9 @@ from tests.app_server import make_checkpoints
 
 @pytest.fixture(autouse=True)
 def fresh():
-    pick_device.cache_clear()
+    devices._chosen.cache_clear()
     yield
-    pick_device.cache_clear()
+    devices._chosen.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,22 @@ def test_a_cpu_runs_in_the_precision_that_was_measured_faster(monkeypatch, ratio
     chosen = pick_device("cpu")
     assert chosen.precision == precision and f"{ratio:.2g}x" in chosen.reason
     assert pick_device("cpu") is chosen  # once a process, so that reruns agree
+
+
+def test_a_process_makes_one_choice_whoever_asks_by_whichever_name(monkeypatch):
+    measured = []
+
+    def gain() -> float:
+        measured.append(1)
+        time.sleep(0.05)  # long enough for all to ask meanwhile
+        return 2.0 * len(measured)
+
+    monkeypatch.setattr("sr3.devices._bfloat16_gain", gain)
+    monkeypatch.setattr("sr3.devices._has_cuda", lambda: (False, ""))
+    monkeypatch.setattr("sr3.devices._has_mps", lambda: False)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(pick_device, ["auto", "cpu"] * 3))
+    assert measured == [1] and all(each is found[0] for each in found)
 
 
 def test_a_study_depends_on_no_timing(monkeypatch):
