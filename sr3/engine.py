@@ -18,7 +18,6 @@ never depends on others.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -33,7 +32,8 @@ from sr3.errors import ImageError, SR3Error
 from sr3.images import Pixels
 from sr3.jobs import ABANDONED, MAX_FRAMES, Frame, Job, Status, forward, network_of
 from sr3.pipeline import SuperResolver
-from sr3.turns import TURN, Pace, in_order, longest_unserved, ticks_to_end
+from sr3.shifts import Shift
+from sr3.turns import TURN, Paces, in_order, longest_unserved, ticks_to_end
 
 __all__ = ["ABANDONED", "MAX_FRAMES", "Engine", "EngineBusy", "Frame", "Job", "Status"]
 
@@ -49,31 +49,6 @@ class EngineBusy(SR3Error):
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
         self.wait = wait
-
-
-class _Superseded(Exception):
-    """A worker that was replaced came back: nobody waits for what it brings."""
-
-
-class _Shift:
-    """One life of the worker: what it has in hand, so that the watchdog can clear up."""
-
-    def __init__(self, work: Callable[[_Shift], None], number: int) -> None:
-        self.hand: Sequence[Job] = ()
-        self.since: float | None = None  # when what it does now began
-        self.limit = math.inf  # seconds after which that is taken to hang
-        self.over = False
-        self.error: BaseException | None = None
-        self._work = work
-        self.thread = threading.Thread(target=self._run, name=f"sr3-engine-{number}", daemon=True)
-
-    def _run(self) -> None:
-        try:
-            self._work(self)
-        except _Superseded:
-            pass
-        except BaseException as error:
-            self.error = error  # the watchdog logs it
 
 
 class Engine:
@@ -103,9 +78,8 @@ class Engine:
         self._changed = threading.Condition()
         self._closed = False
         self._served: dict[Hashable, int] = {}  # network -> number of its last tick
-        self._pace: dict[Hashable, Pace] = {}
-        self._shift = _Shift(self._work, 0)
-        self._shift.thread.start()
+        self._paces: Paces[Hashable] = Paces(max_batch)
+        self._shift = self._start()
         self._watchdog = threading.Thread(target=self._watch, name="sr3-watchdog", daemon=True)
         self._watchdog.start()
 
@@ -159,8 +133,8 @@ class Engine:
             )
 
     def _check_length(self, job: Job) -> None:
-        pace = self._pace.get(job.network)
-        if pace is not None and pace.image * job.total > self.max_seconds:
+        pace = self._paces.get(job.network)
+        if pace.image * job.total > self.max_seconds:
             raise EngineBusy(
                 f"{job.total} steps would take about {pace.image * job.total:.0f} seconds of the "
                 f"network, and a picture may take {self.max_seconds:.0f}: choose at most "
@@ -202,14 +176,13 @@ class Engine:
         groups: dict[Hashable, list[Job]] = {}
         for job in in_order(self._jobs):
             groups.setdefault(job.network, []).append(job)
-        paces = [self._pace.get(network) for network in groups]
-        cycle = sum(pace.tick for pace in paces if pace)  # a tick of each network in turn
+        paces = [self._paces.get(network) for network in groups]
+        cycle = sum(pace.tick for pace in paces)  # a tick of each network in turn
         found: dict[Job, float | None] = {}
         for pace, jobs in zip(paces, groups.values(), strict=True):
             ends = ticks_to_end([job.remaining for job in jobs], self.max_batch)
             found |= {
-                job: cycle * end if pace and pace.tick else None
-                for job, end in zip(jobs, ends, strict=True)
+                job: cycle * end if pace.tick else None for job, end in zip(jobs, ends, strict=True)
             }
         return found
 
@@ -220,15 +193,15 @@ class Engine:
         return min(known, default=None)
 
     # --------------------------------------------------------------------------------- the worker
-    def _work(self, shift: _Shift) -> None:
+    def _work(self, shift: Shift[Job]) -> None:
         while self._next(shift):
             self._serve(shift)
 
-    def _next(self, shift: _Shift) -> bool:
+    def _next(self, shift: Shift[Job]) -> bool:
         """Wait for jobs and take those of the next tick in hand; False when it is time to go."""
         with self._changed:
             while True:
-                shift.hand, shift.since = (), None
+                shift.rest()
                 if shift.over:
                     return False
                 self._sweep()
@@ -243,11 +216,10 @@ class Engine:
             self.ticks += 1
             self._served = {key: at for key, at in self._served.items() if key in waiting}
             self._served[network] = self.ticks
-            pace = self._pace.get(network)
-            room = min(self.max_batch, pace.room) if pace else self.max_batch
+            room = self._paces.get(network).room
             pairs = zip(order, waiting, strict=True)
             shift.hand = [job for job, key in pairs if key == network][:room]
-            shift.since, shift.limit = time.monotonic(), self.stall
+            shift.allow(self.stall)
             return True
 
     def _sweep(self) -> None:
@@ -264,13 +236,13 @@ class Engine:
                     "steps.",
                 )  # fmt: skip
 
-    def _serve(self, shift: _Shift) -> None:
+    def _serve(self, shift: Shift[Job]) -> None:
         """One tick for the jobs in hand, all of which wait for one network."""
         for job in shift.hand:
             self._try(job, shift, job.begin)
         self._estimate([job for job in shift.hand if not job.ended], shift, retry=True)
 
-    def _estimate(self, jobs: Sequence[Job], shift: _Shift, retry: bool) -> None:
+    def _estimate(self, jobs: Sequence[Job], shift: Shift[Job], retry: bool) -> None:
         """One forward; where it fails, or gives invalid numbers, again at half the batch."""
         if not jobs:
             return
@@ -282,7 +254,7 @@ class Engine:
                 self._shrink(network, len(jobs))
             self._again(jobs, shift, retry, error)
             return
-        self._check(shift)
+        shift.check()
         self._measure(network, jobs, seconds)
         broken = []
         for job, x0 in zip(jobs, estimates, strict=True):
@@ -293,26 +265,20 @@ class Engine:
         if broken:
             self._again(broken, shift, retry, SR3Error(BROKEN))
 
-    def _forward(self, jobs: Sequence[Job], shift: _Shift) -> tuple[list[Tensor | None], float]:
+    def _forward(self, jobs: Sequence[Job], shift: Shift[Job]) -> tuple[list[Tensor | None], float]:
         """The estimates and the seconds that they took: to load the network is not its pace."""
         network = network_of(jobs)
         with self._changed:
-            pace = self._pace.get(jobs[0].network)
-        self._allow(shift, pace.patience(self.stall) if pace else self.stall)
+            shift.allow(self._paces.get(jobs[0].network).patience(self.stall))
         began = self._clock()
         try:
             return forward(network, jobs), self._clock() - began
         finally:
-            self._allow(shift, self.stall)
+            shift.allow(self.stall)
 
-    def _allow(self, shift: _Shift, seconds: float) -> None:
-        """What begins now may take so long, then it is taken to hang."""
-        with self._changed:
-            shift.since, shift.limit = time.monotonic(), seconds
-
-    def _again(self, jobs: Sequence[Job], shift: _Shift, retry: bool, error: Exception) -> None:
+    def _again(self, jobs: Sequence[Job], shift: Shift[Job], retry: bool, error: Exception) -> None:
         """Serve the jobs of a forward that failed in halves; a job alone once more."""
-        self._check(shift)
+        shift.check()
         _log.warning("a forward of %d failed (%s)", len(jobs), type(error).__name__)
         if len(jobs) > 1:
             half = (len(jobs) + 1) // 2
@@ -339,9 +305,9 @@ class Engine:
         for each in (*sorted(mine, key=lambda each: each.ticket), job):
             each.again()
 
-    def _try(self, job: Job, shift: _Shift, step: Callable[[], None]) -> None:
+    def _try(self, job: Job, shift: Shift[Job], step: Callable[[], None]) -> None:
         """A step of one job, whose errors are its own."""
-        self._check(shift)
+        shift.check()
         try:
             step()
         except Exception as error:
@@ -357,25 +323,17 @@ class Engine:
             self._jobs.remove(job)
         job.end(status, sentence)
 
-    def _check(self, shift: _Shift) -> None:
-        if shift.over:
-            raise _Superseded
-
     # ------------------------------------------------------------------------------------ measures
     def _measure(self, network: Hashable, jobs: Sequence[Job], seconds: float) -> None:
         with self._changed:
-            pace = self._pace.pop(network, None) or Pace(self.max_batch)
-            self._pace[network] = pace  # the newest last
-            pace.note(seconds, len(jobs))
-            while len(self._pace) > 32:
-                del self._pace[next(iter(self._pace))]
+            self._paces.of(network).note(seconds, len(jobs))
         for job in jobs:
             job.network_seconds += seconds / len(jobs)
 
     def _shrink(self, network: Hashable, batch: int) -> None:
         """Ask for smaller batches after the memory ran out."""
         with self._changed:
-            pace = self._pace.setdefault(network, Pace(self.max_batch))
+            pace = self._paces.of(network)
             pace.room, pace.good = max(batch // 2, 1), 0
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -386,30 +344,32 @@ class Engine:
         while True:
             shift = self._shift
             shift.thread.join(timeout=min(WATCH, self.stall / 2))
-            dead = not shift.thread.is_alive()
             with self._changed:
-                if self._closed and (dead or shift.over):
+                if self._closed and (shift.dead or shift.over):
                     return
-                since = shift.since
-                hangs = since is not None and time.monotonic() - since > shift.limit
-                if dead or hangs:
-                    self._replace(shift, dead)
+                if shift.dead:
+                    self._replace(shift, f"died of {type(shift.error).__name__}")
+                elif seconds := shift.hangs:
+                    self._replace(shift, f"hung for {seconds:.0f} s")
 
-    def _replace(self, shift: _Shift, dead: bool) -> None:
+    def _start(self) -> Shift[Job]:
+        shift = Shift(self._work, f"sr3-engine-{self.restarts}")
+        shift.thread.start()
+        return shift
+
+    def _replace(self, shift: Shift[Job], what: str) -> None:
         """Under the lock: fail what the worker had in hand, and start another one."""
         shift.over = True
         lost = list(shift.hand or self._jobs)  # with empty hands it died of the queue itself
         for job in lost:
             self._end(job, "failed", RESTARTED)
         self.restarts += 1
-        what = f"died of {type(shift.error).__name__}" if dead else f"hung for {shift.limit:.0f} s"
         self.notice = (
             f"The engine's worker {what} and was restarted at {time.strftime('%H:%M:%S')}; "
             f"{len(lost)} pictures failed."
         )
         _log.error("%s", self.notice, exc_info=shift.error)
-        self._shift = _Shift(self._work, self.restarts)
-        self._shift.thread.start()
+        self._shift = self._start()
 
 
 def _check_image(resolver: SuperResolver, low_res: Pixels) -> None:

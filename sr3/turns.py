@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 TURN = 20  # evaluations
 RECOVERY = 50  # good ticks after which a batch that ran out of memory may double again
@@ -93,3 +93,25 @@ class Pace:
         """Seconds after which a forward is taken to hang: `most`, and less where its pace is
         known."""
         return min(most, max(LEAST, PATIENCE * self.tick)) if self.tick else most
+
+
+class Paces(Generic[Network]):
+    """The paces of the networks that were in use of late."""
+
+    def __init__(self, room: int, most: int = 32) -> None:
+        """`room` images a forward, until memory runs out; `most` networks are remembered."""
+        self._room, self._most = room, most
+        self._known: dict[Network, Pace] = {}  # the newest last
+
+    def get(self, network: Network) -> Pace:
+        """That of a network; one without times where there is none."""
+        return self._known.get(network) or Pace(self._room)
+
+    def of(self, network: Network) -> Pace:
+        """That of a network, to be changed: it is remembered from now on."""
+        pace = self.get(network)
+        self._known.pop(network, None)
+        self._known[network] = pace
+        while len(self._known) > self._most:
+            del self._known[next(iter(self._known))]
+        return pace

@@ -610,11 +610,11 @@ def test_a_hang_is_noticed_by_the_network_s_own_pace(monkeypatch):
         lost = engine.submit(resolver(network), GREY, steps(3))
         assert finished(lost) == ["failed"] and lost.error == RESTARTED
         assert engine.restarts == 1 and "hung" in engine.notice
-        pace = engine._pace[lost.network].tick
+        pace = engine._paces.get(lost.network).tick
         clock.now += 1000
         gate.ticks.release()  # the old worker comes back: what it took is nobody's pace
         old.thread.join(20)
-        assert engine._pace[lost.network].tick == pace
+        assert engine._paces.get(lost.network).tick == pace
     finally:
         engine.close()
 
