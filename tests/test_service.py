@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import sr3.checkpoints
+from sr3.engine import EngineBusy
 from sr3.errors import SR3Error
 from sr3.ui import service
 from tests.app_server import make_checkpoints
@@ -55,6 +56,21 @@ def test_pictures_are_drawn_by_the_engine_more_than_a_visitor_may_have_at_once(t
     assert pictures.shape == (5, 128, 128, 3) and service.engine().max_per_visitor < 5
     assert np.abs(pictures.astype(int) - expected.astype(int)).max() <= 1
     assert service.engine().ticks < 5 * tiny.settings().steps  # they shared forwards
+
+
+def test_one_refused_takes_along_those_before_it(tiny, monkeypatch):
+    jobs, submit = [], service.engine().submit
+
+    def full(*given, **settings):
+        if len(jobs) == 2:
+            raise EngineBusy("No more fit.")
+        jobs.append(submit(*given, **settings))
+        return jobs[-1]
+
+    monkeypatch.setattr(service.engine(), "submit", full)
+    with pytest.raises(EngineBusy):
+        service.draw(tiny, LOW)
+    assert len(jobs) == 2 and all(job._cancelled for job in jobs)
 
 
 def test_drawing_stops_when_the_visitor_leaves(tiny, monkeypatch):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import streamlit as st
 
 from sr3.config import SamplerConfig
-from sr3.engine import EngineBusy, Frame, Job
+from sr3.engine import MAX_FRAMES, EngineBusy, Frame, Job
 from sr3.errors import SR3Error
 from sr3.images import Pixels
 from sr3.pipeline import SuperResolver
@@ -35,6 +35,7 @@ class Task:
     sampling: SamplerConfig
     seed: int
     sample: int = 0
+    keep: int = MAX_FRAMES  # frames of it that stay
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Group:
             try:
                 self.jobs[place] = engine.submit(
                     task.resolver, self.face.low_res, task.sampling,
-                    seed=task.seed, sample=task.sample, visitor=seat.visitor,
+                    seed=task.seed, sample=task.sample, visitor=seat.visitor, keep=task.keep,
                 )  # fmt: skip
                 self.waiting = ""
             except EngineBusy as busy:  # full, or our last run has not quite ended

@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from sr3.differences import FULL, change_map, error_map, spread
-from sr3.engine import Frame
+from sr3.engine import MAX_FRAMES, Frame
 from sr3.images import Pixels, degrade, enlarge
 from sr3.metrics import METRICS, Scores
 from sr3.takeaway import Shown
@@ -32,10 +32,12 @@ FINE = 4.0  # grey levels at which the map of a 16 x 16 error is light: it is sm
 LENS = (0.5, 0.45)
 
 
-def _task(recipe: Recipe, title: str, *, sample: int = 0, **changes: object) -> Task:
+def _task(
+    recipe: Recipe, title: str, *, sample: int = 0, keep: int = MAX_FRAMES, **changes: object
+) -> Task:
     sampling = replace(recipe.sampling, **changes)  # type: ignore[arg-type]
     resolver = recipe.resolver
-    return Task(resolver.name, title, resolver, sampling, recipe.seed, sample)
+    return Task(resolver.name, title, resolver, sampling, recipe.seed, sample, keep)
 
 
 def _original(face: Face) -> list[Picture]:
@@ -107,7 +109,7 @@ def samples(face: Face | None, recipe: Recipe) -> None:
     """Several samples, their mean and their spread, with the metrics of both."""
     words.layers("samples")
     count = st.slider("Samples", 2, MOST_SAMPLES, 6, key="sr3_count")
-    tasks = [_task(recipe, f"Sample {k + 1}", sample=k) for k in range(count)]
+    tasks = [_task(recipe, f"Sample {k + 1}", sample=k, keep=1) for k in range(count)]
     found = theatre.perform(
         "sr3_samples_run", face, tasks, _samples, label="Draw samples", icon=":material/casino:",
     )  # fmt: skip
@@ -235,7 +237,9 @@ def counts(face: Face | None, recipe: Recipe) -> None:
         "Steps", COUNTS, default=COUNTS[:5], key="sr3_step_counts",
         help="50 and 100 take their time.",
     )  # fmt: skip
-    tasks = [_task(recipe, f"{n} step{'s' if n > 1 else ''}", steps=n) for n in sorted(chosen)]
+    tasks = [
+        _task(recipe, f"{n} step{'s' if n > 1 else ''}", steps=n, keep=1) for n in sorted(chosen)
+    ]
     found = theatre.perform(
         "sr3_counts", face, tasks, _counts, label="Run them", icon=":material/linear_scale:",
     )  # fmt: skip

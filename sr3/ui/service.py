@@ -21,12 +21,10 @@ from sr3.engine import Engine, Job
 from sr3.errors import CheckpointError, SR3Error
 from sr3.images import Pixels
 from sr3.metrics import Scorer
-from sr3.mixtures import interpolated, spliced
 from sr3.pipeline import SuperResolver
 from sr3.shelf import Shelf, room_for_weights
 
-MAX_NAMED = 64  # resolvers; their weights are on the shelf
-MAX_MIXED = 3  # mixtures of them
+MAX_NAMED = 64  # resolvers of either kind; their weights are on the shelf
 
 
 @st.cache_resource(max_entries=1, show_spinner=False, on_release=lambda engine: engine.close())
@@ -56,16 +54,16 @@ def resolver(name: str) -> SuperResolver:
     return loaded
 
 
-@st.cache_resource(max_entries=MAX_MIXED, show_spinner="Mixing the networks …")
+@st.cache_resource(max_entries=MAX_NAMED, show_spinner="Mixing the networks …")
 def mixture(kind: str, parent: str, tuned: str, value: float) -> SuperResolver:
-    """Two registered checkpoints as one: "interpolated" by a weight, "spliced" at a time step.
+    """Two registered checkpoints as one: "interpolated" by a weight, "spliced" at a time step. Its
+    weights are on the shelf too.
 
     Raises CheckpointError.
     """
-    pair = resolver(parent), resolver(tuned)
-    if kind == "interpolated":
-        return interpolated(*pair, value)
-    return spliced(*pair, round(value))
+    mixed = shelf().mixture(kind, parent, tuned, value)
+    _ = mixed.network  # read here, not while everybody waits for the engine
+    return mixed
 
 
 def offered() -> dict[str, RegistryEntry]:
@@ -175,10 +173,13 @@ def draw(model: SuperResolver, low_res: Pixels, seed: int = 0) -> Pixels:
     results: list[Pixels] = []
     try:
         for begin in range(0, len(low_res), at_once):
-            work.jobs = [
-                engine().submit(model, low, model.settings(), seed=seed, visitor=seat().visitor)
-                for low in low_res[begin : begin + at_once]
-            ]
+            work.jobs = []
+            for low in low_res[begin : begin + at_once]:  # one refused, those before it are known
+                work.jobs.append(
+                    engine().submit(
+                        model, low, model.settings(), seed=seed, visitor=seat().visitor, keep=1
+                    )
+                )
             for job in work.jobs:
                 while not work.stopped and not job.wait(0.5):
                     pass
