@@ -19,14 +19,14 @@ import logging
 import os
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sr3.combine import Parent, Recipe, Spliced, add_delta, interpolate, same_network
 from sr3.config import ModelConfig, from_dict, to_dict
@@ -40,6 +40,7 @@ from sr3.unet import UNet, with_weights
 ROOT = Path(__file__).parent.parent / "checkpoints"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 INDEX = "model.safetensors.index.json"
+Loader = Callable[[Path], nn.Module]  # the network of a folder or file
 SHARD_BYTES = 9_500_000  # the Hub keeps files up to 10 MB as they are
 _log = logging.getLogger("sr3.pull")  # downloads that a name asks for; the command line shows them
 
@@ -175,46 +176,62 @@ def missing_parents(path: Path, above: frozenset[Path] = frozenset()) -> list[st
     return missing
 
 
-def load_checkpoint(path: Path) -> tuple[ModelConfig, UNet | Spliced]:
+def load_checkpoint(
+    path: Path, parents: Loader | None = None
+) -> tuple[ModelConfig, UNet | Spliced]:
     """A folder, or a public `*_gen.pth` file, as config and network (float32, eval mode, no grad).
 
-    Raises CheckpointError where a file is missing, damaged or does not fit the config, and where
-    a parent is not here or is not the one that the checkpoint was made of.
+    `parents` gives the networks of what it is made of; without it they are loaded too. Raises
+    CheckpointError where a file is missing, damaged or does not fit the config, and where a parent
+    is not here or is not the one that the checkpoint was made of.
     """
     if path.is_file():
         return load_public(path)
     settings = read_settings(path)
     if isinstance(settings, ModelConfig):
         return settings, with_weights(settings.network, read_weights(path), str(path))
-    return settings.model, _combined(path, settings)
+    return settings.model, combined(settings, path, parents or _loaded)
+
+
+def _loaded(path: Path) -> nn.Module:
+    return load_checkpoint(path)[1]
 
 
 def load_whole(path: Path) -> tuple[ModelConfig, UNet]:
     """`load_checkpoint` for what needs one set of weights. Raises CheckpointError for a splice."""
     config, network = load_checkpoint(path)
+    return config, _whole(network, path)
+
+
+def _whole(network: nn.Module, path: Path) -> UNet:
     if isinstance(network, UNet):
-        return config, network
+        return network
     raise CheckpointError(
         f"{path} is spliced of two networks: give one of its parents instead, or interpolate them."
     )
 
 
-def _combined(path: Path, recipe: Recipe) -> UNet | Spliced:
-    """The network that a recipe describes."""
-    places = [find_parent(path, parent) for parent in recipe.parents]
+def combined(recipe: Recipe, folder: Path, parents: Loader) -> UNet | Spliced:
+    """The network that a recipe describes, over the networks of its parents: what does not differ
+    from them is shared. `folder` is where it is, or, but for a delta, would be.
+
+    Raises CheckpointError.
+    """
+    places = [find_parent(folder, parent) for parent in recipe.parents]
     if not all(same_network(read_config(place), recipe.model) for place in places):
-        raise CheckpointError(f"{path} and its parents have different networks: make it anew.")
+        raise CheckpointError(f"{folder} and its parents have different networks: make it anew.")
+    networks = [parents(place) for place in places]
     if recipe.kind == "spliced":
         assert recipe.step is not None
-        noisier, cleaner = (load_checkpoint(place)[1] for place in places)
+        noisier, cleaner = networks
         return Spliced(noisier, cleaner, NoiseSchedule(recipe.model.schedule), recipe.step).eval()
-    parent, *tuned = (load_whole(place)[1].state_dict() for place in places)
+    whole = [_whole(*each).state_dict() for each in zip(networks, places, strict=True)]
     if recipe.kind == "delta":
-        weights = add_delta(parent, read_weights(path), str(path))
+        weights = add_delta(whole[0], read_weights(folder), str(folder))
     else:
         assert recipe.weight is not None
-        weights = interpolate(parent, tuned[0], recipe.weight)
-    return with_weights(recipe.model.network, weights, str(path))
+        weights = interpolate(whole[0], whole[1], recipe.weight)
+    return with_weights(recipe.model.network, weights, str(folder))
 
 
 def find_parent(folder: Path, parent: Parent) -> Path:

@@ -145,10 +145,10 @@ def add_delta(
             change = _shaped(delta[name].float(), parent[name])
             if name in scaled:
                 change = change * _along(delta[name + SCALE], change)
-            weights[name] = parent[name] + change
+            weights[name] = parent[name] + change.to(parent[name].device)
         for name in lefts:
             product = delta[name + LEFT].float() @ delta[name + RIGHT].float()
-            flat = _shaped(product, parent[name].flatten(1))
+            flat = _shaped(product, parent[name].flatten(1)).to(parent[name].device)
             weights[name] = parent[name] + flat.view_as(parent[name])
     except RuntimeError as error:  # shapes that cannot be multiplied
         raise CheckpointError(f"{what} does not fit its parent: {name}: {error}.") from error
@@ -165,8 +165,18 @@ def _shaped(change: Tensor, like: Tensor) -> Tensor:
 def interpolate(
     parent: Mapping[str, Tensor], tuned: Mapping[str, Tensor], weight: float
 ) -> dict[str, Tensor]:
-    """parent + weight (tuned - parent), tensor by tensor; exact at 0 and 1."""
-    return {name: torch.lerp(parent[name], tuned[name], weight) for name in parent}
+    """parent + weight (tuned - parent), tensor by tensor; exact at 0 and 1.
+
+    A tensor that the two share, or that is one of theirs, is their own and no copy.
+    """
+    if weight in (0, 1):
+        return dict(tuned if weight else parent)
+    return {
+        name: tensor
+        if tensor.data_ptr() == tuned[name].data_ptr()
+        else torch.lerp(tensor, tuned[name], weight)
+        for name, tensor in parent.items()
+    }
 
 
 # ---------------------------------------------------------------------------------------- splice
@@ -183,6 +193,12 @@ class Spliced(nn.Module):
         super().__init__()
         self.noisier, self.cleaner = noisier, cleaner
         self.level = schedule.level(step).float()  # samplers may hand on float32 levels
+
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The two, and what they are made of where they are spliced too."""
+        pair = self.noisier, self.cleaner
+        return *pair, *(p for each in pair if isinstance(each, Spliced) for p in each.parts)
 
     def at(self, noise_level: float) -> nn.Module:
         """The network that a level (sqrt(alpha_bar)) asks for."""

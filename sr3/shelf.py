@@ -3,11 +3,12 @@
 `Shelf.get` gives a light `SuperResolver` whose network the shelf holds: it is loaded at first use,
 leaves memory when the shelf is over its limit and it was used least recently, and is loaded again
 when it is needed. So whoever keeps a resolver (a visitor's session, a job) keeps no weights.
+`Shelf.mixture` gives the same of a recipe that has no folder, for two checkpoints mixed live.
 
 Invariants: the weights on the shelf stay under `limit` bytes, except that the checkpoint in use
 stays whatever its size; a splice has no weights of its own, and a small change or a blend shares
 every tensor in which it does not differ from its parent; what is loaded has the same bits as by
-`sr3.checkpoints.load_checkpoint`.
+`sr3.checkpoints.load_checkpoint`, a mixture those of a folder of the same recipe.
 """
 
 from __future__ import annotations
@@ -15,68 +16,86 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sr3.checkpoints import (
+    combined,
     find_checkpoint,
-    find_parent,
+    hash_of,
     load_checkpoint,
     read_config,
-    read_settings,
-    read_weights,
 )
-from sr3.combine import Recipe, Spliced, add_delta, same_network
+from sr3.combine import Parent, Recipe, Spliced, same_network
 from sr3.config import ModelConfig
 from sr3.convolutions import quick_parts, quicken
-from sr3.denoiser import Denoiser
-from sr3.devices import Device, pick_device
+from sr3.devices import pick_device
 from sr3.errors import CheckpointError
 from sr3.pipeline import SuperResolver
-from sr3.schedule import NoiseSchedule
-from sr3.unet import UNet, with_weights
+from sr3.unet import UNet
+
+Key = Path | Recipe  # a folder or public file; or what has no folder
+MOST = 256  # networks: a splice takes no bytes of its own
 
 
 class Shelf:
-    """Networks by the folder that they are in, on one device; safe to use from any thread."""
+    """Networks by the folder or the recipe that they come from, on one device; safe to use from
+    any thread."""
 
     def __init__(self, limit: int, device: str = "auto") -> None:
         """`limit` in bytes of weights."""
         self.limit, self.device = limit, pick_device(device)
         self.releases = 0
-        self._held: dict[Path, nn.Module] = {}  # least recently used first
-        self._made_of: dict[Path, tuple[Path, ...]] = {}  # of a splice: its two parents
+        self._held: dict[Key, nn.Module] = {}  # least recently used first
         self._table = threading.RLock()
         self._loading = threading.RLock()
 
-    def get(self, name: str | Path) -> Shelved:
+    def get(self, name: str | Path) -> SuperResolver:
         """A checkpoint by registered name, folder or public file; its weights are not yet read.
 
         Raises CheckpointError where there is none or its settings are damaged.
         """
         path = find_checkpoint(str(name)).resolve()
-        return Shelved(self, path, read_config(path), self.device, str(name))
+        return self._resolver(path, read_config(path), str(name))
 
-    def network(self, path: Path) -> nn.Module:
-        """The network in a folder, ready on the device, now the most recently used.
+    def mixture(self, kind: str, parent: str, tuned: str, value: float) -> SuperResolver:
+        """Two checkpoints as one: "interpolated" by a weight (0 is `parent`), or "spliced", with
+        `tuned` at and below a time step; no weights are read yet.
+
+        Raises CheckpointError where the two are different networks, ConfigError for a step or
+        weight that cannot be.
+        """
+        places = [find_checkpoint(name).resolve() for name in (parent, tuned)]
+        config, other = map(read_config, places)
+        if not same_network(config, other):
+            raise CheckpointError(
+                f"{parent} and {tuned} are different networks: choose two of one family."
+            )
+        parents = tuple(Parent(str(place), hash_of(place)) for place in places)
+        if kind == "spliced":
+            recipe = Recipe("spliced", parents, step=round(value), model=config)
+            return self._resolver(recipe, config, f"{tuned}-from-{recipe.step}-on-{parent}")
+        recipe = Recipe("interpolated", parents, weight=value, model=config)
+        return self._resolver(recipe, config, f"{parent}-to-{tuned}-{value:g}")
+
+    def _resolver(self, key: Key, config: ModelConfig, name: str) -> SuperResolver:
+        return SuperResolver(partial(self.network, key), config, self.device, name)
+
+    def network(self, key: Key) -> nn.Module:
+        """The network of a folder or recipe, ready on the device, now the most recently used.
 
         Raises CheckpointError where it cannot be loaded.
         """
         with self._table:
-            if (network := self._touch(path)) is not None:
+            if (network := self._touch(key)) is not None:
                 return network
         with self._loading:
+            network = self._fetch(key)
             with self._table:
-                if (network := self._touch(path)) is not None:
-                    return network
-            network = self._load(path)
-            with self._table:
-                self._held[path] = network
-                self._touch(path)
-                self._trim(path)
+                self._trim(network)
             return network
 
     @property
@@ -86,43 +105,54 @@ class Shelf:
             return bytes_of(self._held.values())
 
     @property
-    def held(self) -> list[Path]:
-        """The folders whose networks are in memory, least recently used first."""
+    def held(self) -> list[Key]:
+        """Whose networks are in memory, least recently used first."""
         with self._table:
             return list(self._held)
 
-    def _touch(self, path: Path) -> nn.Module | None:
+    def _touch(self, key: Key) -> nn.Module | None:
         """Mark a network, and what it is made of, as used now."""
-        for each in (*self._made_of.get(path, ()), path):
-            if each in self._held:
+        network = self._held.get(key)
+        for part in _parts(network) if network is not None else ():
+            for each in [each for each, other in self._held.items() if other is part]:
                 self._held[each] = self._held.pop(each)
-        return self._held.get(path)
+        return network
 
-    def _trim(self, keep: Path) -> None:
+    def _trim(self, keep: nn.Module) -> None:
         """Release the least recently used until the rest is under the limit."""
-        kept = {keep, *self._made_of.get(keep, ())}
-        while bytes_of(self._held.values()) > self.limit:
-            old = next((path for path in self._held if path not in kept), None)
+        kept = _parts(keep)
+        while bytes_of(self._held.values()) > self.limit or len(self._held) > MOST:
+            old = next((network for network in self._held.values() if network not in kept), None)
             if old is None:
                 return
-            users = [path for path, parents in self._made_of.items() if old in parents]
-            for path in (old, *users):
-                self._held.pop(path, None)
-                self._made_of.pop(path, None)
+            # With a splice of it, which would keep it.
+            self._held = {key: net for key, net in self._held.items() if old not in _parts(net)}
             self.releases += 1
             if self.device.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _load(self, path: Path) -> nn.Module:
-        settings = read_settings(path) if path.is_dir() else None
-        if isinstance(settings, Recipe):
-            network: nn.Module = self._combined(path, settings)
-        else:
-            network = load_checkpoint(path)[1]
-        network = network.to(self.device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.device.convolutions != "plain" and isinstance(network, UNet):
-            self._prepare(network)
-        return network
+    def _fetch(self, key: Key) -> nn.Module:
+        """From memory, else loaded, over parents that come the same way. Nothing is released until
+        all of them are here. Under the lock of loading."""
+        with self._table:
+            if (network := self._touch(key)) is not None:
+                return network
+        loaded = self._load(key)
+        loaded.to(self.device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.convolutions != "plain" and isinstance(loaded, UNet):
+            self._prepare(loaded)
+        with self._table:
+            self._held[key] = loaded
+            self._touch(key)
+        return loaded
+
+    def _load(self, key: Key) -> nn.Module:
+        if isinstance(key, Recipe):
+            return combined(key, Path("the mixture"), self._parent)
+        return load_checkpoint(key, self._parent)[1]
+
+    def _parent(self, path: Path) -> nn.Module:
+        return self._fetch(path.resolve())
 
     @torch.no_grad()
     def _prepare(self, network: UNet) -> None:
@@ -130,52 +160,6 @@ class Shelf:
         nothing = torch.zeros(1, 3, network.config.high_res, network.config.high_res)
         quick = quicken(network, tiles=self.device.convolutions == "tiles")
         quick(nothing, nothing, torch.full((1,), 0.5, dtype=torch.float64))
-
-    def _combined(self, path: Path, recipe: Recipe) -> UNet | Spliced:
-        """The network that a recipe describes, over the parents on the shelf."""
-        places = tuple(find_parent(path, parent).resolve() for parent in recipe.parents)
-        if not all(same_network(read_config(place), recipe.model) for place in places):
-            raise CheckpointError(f"{path} and its parents have different networks: make it anew.")
-        parents = [self.network(place) for place in places]
-        if recipe.kind == "spliced":
-            assert recipe.step is not None
-            with self._table:  # the second may have pushed out the first
-                self._held |= dict(zip(places, parents, strict=True))
-                self._made_of[path] = places
-            noisier, cleaner = parents
-            schedule = NoiseSchedule(recipe.model.schedule)
-            return Spliced(noisier, cleaner, schedule, recipe.step).eval()
-        if not all(isinstance(parent, UNet) for parent in parents):
-            return load_checkpoint(path)[1]  # whose message says why that cannot be
-        parent, *tuned = (parent.state_dict() for parent in parents)
-        if recipe.kind == "delta":
-            change = {name: t.to(self.device.device) for name, t in read_weights(path).items()}
-            weights = add_delta(parent, change, str(path))
-        else:
-            assert recipe.weight is not None
-            weights = _blend(parent, tuned[0], recipe.weight)
-        return with_weights(recipe.model.network, weights, str(path))
-
-
-class Shelved(SuperResolver):
-    """A checkpoint whose network is on a shelf: `network` loads it where it is not in memory."""
-
-    def __init__(
-        self, shelf: Shelf, path: Path, config: ModelConfig, device: Device, name: str
-    ) -> None:
-        # Without super().__init__, which would keep the network.
-        self.name, self.config, self.device = name, config, device
-        self.schedule = NoiseSchedule(config.schedule)
-        self._shelf, self._path = shelf, path
-
-    def __getattr__(self, name: str) -> Any:
-        """What the parent class keeps, made anew at each use."""
-        match name:
-            case "network":
-                return self._shelf.network(self._path)
-            case "_exact":
-                return Denoiser(self.network, self.config)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
 
 def room_for_weights(device: str = "auto") -> int:
@@ -199,13 +183,6 @@ def bytes_of(networks: Iterable[nn.Module]) -> int:
     return sum(storages.values())
 
 
-def _blend(parent: dict[str, Tensor], tuned: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
-    """`sr3.combine.interpolate`, with the parent's own tensor where the two share it."""
-    if weight in (0, 1):
-        return tuned if weight else parent
-    return {
-        name: tensor
-        if tensor.data_ptr() == tuned[name].data_ptr()
-        else torch.lerp(tensor, tuned[name], weight)
-        for name, tensor in parent.items()
-    }
+def _parts(network: nn.Module) -> tuple[nn.Module, ...]:
+    """What a network keeps in memory: of a splice the networks that it is made of, then itself."""
+    return (*network.parts, network) if isinstance(network, Spliced) else (network,)

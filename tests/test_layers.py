@@ -38,7 +38,6 @@ LAYERS = (
     {"sr3.training_run", "sr3.finetune", "sr3.gap", "sr3.catalogue", "sr3.pull", "sr3.push"},
     {"sr3.run_folder", "sr3.people", "sr3.distil"},
     {
-        "sr3.mixtures",
         "sr3.train",
         "sr3.generate",
         "sr3.evaluate",
@@ -50,7 +49,7 @@ LAYERS = (
     {"sr3.crowd"},
     {"sr3.engine"},
     {"sr3.jobs", "sr3.shelf"},
-    {"sr3.pipeline", "sr3.turns"},
+    {"sr3.pipeline", "sr3.turns", "sr3.shifts"},
     {"sr3.pretrained"},
     {"sr3.samplers", "sr3.checkpoints", "sr3.hub_card"},
     {"sr3.combine", "sr3.public_format", "sr3.floor", "sr3.plain", "sr3.bootstrap"},
