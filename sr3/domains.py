@@ -158,7 +158,7 @@ def _load_one(name: str) -> Domain:
         return domain_from_path(pin.folder, name=name, column=column or IMAGE_COLUMN)
     if known is None:
         return domain_from_path(Path(name))
-    path = _place(name, known)
+    path = place(name, known)
     validation, test = known.get("validation"), known.get("test")
     domain = domain_from_path(
         path,
@@ -178,7 +178,7 @@ def _load_one(name: str) -> Domain:
     return domain
 
 
-def _place(name: str, known: Mapping[str, object]) -> Path:
+def place(name: str, known: Mapping[str, object]) -> Path:
     """Where the images of a registered domain are. Raises DomainError where they are not."""
     if "hub" in known:
         pin = parse_pin(str(known["hub"]), "dataset")

@@ -21,6 +21,7 @@ from sr3.errors import MetricUnavailable
 from sr3.images import degrade
 from sr3.metrics import METRICS
 from sr3.ui import gallery, inputs, keep, live, scoreboard, service, stage
+from sr3.ui.cartoons import CARTOONS
 from sr3.ui.frame import PAGES
 from sr3.ui.live import Run
 from sr3.ui.portraits import PORTRAITS, draw
@@ -354,7 +355,7 @@ def test_drawings_are_the_same_each_time_and_differ():
     assert np.array_equal(drawn[0], np.asarray(draw(PORTRAITS[0])))
     assert len({picture.tobytes() for picture in drawn}) == len(PORTRAITS)
     people = list((ROOT / "sr3" / "ui" / "people").glob("*.png"))
-    assert people and len(gallery.faces()) == 1 + len(PORTRAITS) + len(people)
+    assert people and len(gallery.own()) == 1 + len(PORTRAITS) + len(CARTOONS) + len(people)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import sr3.checkpoints
 import sr3.domains
 from sr3 import results
 from sr3.errors import MetricUnavailable
-from sr3.ui import measured, samples, service
+from sr3.ui import measured, samples, service, shelves
 from tests import study_table as made
 from tests.app_server import make_checkpoints
 
@@ -142,11 +142,11 @@ def test_sample_faces_are_drawn_ones_unless_a_domain_may_be_shown(folder, monkey
     for name in ("aaf", "anime", "ffhq", "celebahq", "stylegan2-faces"):
         (data / name).mkdir(parents=True)
     monkeypatch.setenv("SR3_DATA", str(data))
-    assert samples.allowed() == ["stylegan2-faces"]
+    assert shelves.allowed() == ["stylegan2-faces"]
     shown = {name for name, entry in sr3.domains.registered().items() if entry.get("may_show")}
     assert not shown & {"aaf", "anime", "ffhq", "celebahq"}
     shutil.rmtree(data)
-    assert samples.allowed() == []
+    assert shelves.allowed() == []
     made.write(folder, "empty")
     app = opened(DOMAINS)
     app.toggle(key="sr3_samples").set_value(True).run()
@@ -160,4 +160,4 @@ def test_sample_faces_are_drawn_ones_unless_a_domain_may_be_shown(folder, monkey
 def test_sr3_data_is_what_names_the_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("SR3_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert samples.allowed() == [] and "SR3_DATA" not in os.environ
+    assert shelves.allowed() == [] and "SR3_DATA" not in os.environ

@@ -44,7 +44,7 @@ def folder(stages, tmp_path, monkeypatch) -> Path:  # noqa: F811
 
 
 def forget() -> None:
-    for shared in (gallery.faces, gallery.tiles, service.engine, service.resolver, service.shelf):
+    for shared in (gallery.own, service.engine, service.resolver, service.shelf):
         shared.clear()
 
 
@@ -84,15 +84,16 @@ def test_a_bad_list_is_one_sentence(tmp_path, text):
 def test_an_empty_folder_is_no_shelf(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "PEOPLE", tmp_path)
     forget()
-    assert {tile.shelf for tile in gallery.tiles()} == {""}
-    assert {face.kind for face in gallery.faces().values()} == {"photograph", "drawing"}
+    assert {tile.shelf for tile in gallery.tiles()} == {"", gallery.SHELVES["cartoon"]}
+    kinds = {face.kind for face in gallery.faces().values()}
+    assert kinds == {"photograph", "drawing", "cartoon"}
     forget()
 
 
 def test_a_person_of_the_shelf_is_resolved_and_has_no_original(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(sr3.checkpoints, "ROOT", make_checkpoints(tmp_path / "root"))
     shelves = [tile.shelf for tile in gallery.tiles()]
-    assert shelves[-4:] == ["", *[gallery.SHELF] * 3]
+    assert shelves[-4:] == [gallery.SHELVES["cartoon"], *[gallery.SHELVES["generated"]] * 3]
     page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=90)
     page.session_state["sr3_gallery"] = {"chosen": "face-1-1"}
     page.run()

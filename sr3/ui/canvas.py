@@ -37,13 +37,13 @@ class Sheet:
 
     def line(
         self, points: list[Point], width: float, colour: Colour, alpha: float = 1.0,
-        blur: float = 0.0,
+        blur: float = 0.0, pieces: int = 40,
     ) -> None:  # fmt: skip
-        """A smooth open stroke, its ends round."""
+        """A smooth open stroke, its ends round, of `pieces` dots between two points."""
         half = width / 2
         dots = [
             (x - half, y - half, x + half, y + half)
-            for x, y in smooth(points, closed=False, pieces=40)
+            for x, y in smooth(points, closed=False, pieces=pieces)
         ]
         self._paint(dots, [], colour, alpha, blur, None)
 

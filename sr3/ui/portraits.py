@@ -1,4 +1,4 @@
-"""Four people who do not exist, drawn by formula: faces that need no download.
+"""Five people who do not exist, drawn by formula: faces that need no download.
 
 Each is framed as FFHQ frames a photograph: eyes at 45% of the height, a face that fills the
 square. Invariant: the same pixels on every machine with the same Pillow.

@@ -1,20 +1,13 @@
 """Faces that may be shown, resolved by each checkpoint: the gallery's, and a domain's own where
-its terms allow it and its images are here.
-
-Invariant: only a domain whose entry says `may_show` is ever read, whatever else lies beside it.
-"""
+its terms allow it and its images are here (`sr3.ui.shelves`)."""
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import numpy as np
 import streamlit as st
 
-from sr3.domains import load_domain, load_pixels, registered
 from sr3.images import Pixels, degrade, encode_png, enlarge, resize
-from sr3.ui import gallery, service
+from sr3.ui import gallery, service, shelves
 from sr3.ui.frame import small_print
 
 FACES = 4  # of each domain
@@ -26,7 +19,7 @@ COMPARED = 3  # checkpoints side by side
 def show() -> None:
     """Choose whose faces; one press resolves them with every checkpoint that is here."""
     st.subheader("Sample faces", anchor=False)
-    names = [GALLERY, *allowed()]
+    names = [GALLERY, *shelves.allowed()]
     domain = GALLERY
     if len(names) > 1:
         domain = st.selectbox("Faces of", names, format_func=_title, key="sr3_samples_of")
@@ -48,24 +41,13 @@ def show() -> None:
     small_print(_terms(domain))
 
 
-def allowed() -> list[str]:
-    """Registered domains that may be shown and are here."""
-    root = Path(os.environ.get("SR3_DATA", "data"))
-    return [
-        name
-        for name, entry in registered().items()
-        if entry.get("may_show") is True and (root / str(entry.get("folder", name))).exists()
-    ]
-
-
 @st.cache_resource(max_entries=4, show_spinner="Reading the faces …")
 def faces(domain: str) -> tuple[Pixels, Pixels]:
     """(n, 128, 128, 3) and (n, 16, 16, 3) uint8. Raises DomainError."""
     if domain == GALLERY:
-        high = np.stack([resize(face.pixels, SIDE) for face in gallery.faces().values()][:FACES])
+        high = np.stack([resize(face.pixels, SIDE) for face in gallery.own().values()][:FACES])
     else:
-        assert domain in allowed()
-        high = load_pixels(load_domain(domain).subset("test", FACES), SIDE)
+        high = shelves.shelf(domain)[:FACES]
     return high, degrade(high, SIDE // 8)
 
 
@@ -77,11 +59,11 @@ def resolved(checkpoint: str, domain: str) -> Pixels:
 
 
 def _title(name: str) -> str:
-    return name if name == GALLERY else str(registered()[name].get("title", name))
+    return name if name == GALLERY else shelves.title(name)
 
 
 def _terms(domain: str) -> str:
     if domain == GALLERY:
-        credits_ = [face.credit for face in gallery.faces().values()][:FACES]
+        credits_ = [face.credit for face in gallery.own().values()][:FACES]
         return " ".join(dict.fromkeys(credits_)) + " Examples, not measurements."
-    return f"{_title(domain)}: {registered()[domain]['terms']}. Examples, not measurements."
+    return f"{shelves.terms(domain)} Examples, not measurements."

@@ -28,9 +28,15 @@ span {
   display: block; margin-top: .2rem; text-align: center; font: .8125rem/1.25 var(--st-font);
   color: var(--st-text-color); overflow-wrap: anywhere;
 }
-p {
-  grid-column: 1 / -1; margin: .4rem 0 0; font: 600 .875rem/1.25 var(--st-font);
-  color: var(--st-text-color);
+summary {
+  margin: .6rem 0 .4rem; font: 600 .875rem/1.25 var(--st-font); color: var(--st-text-color);
+  cursor: pointer;
+}
+summary:focus-visible { outline: 3px solid var(--st-text-color); outline-offset: 2px; }
+/* on a phone a shelf is one row to swipe, so that the picture is not far below */
+@media (max-width: 40rem) {
+  .tiles { display: flex; overflow-x: auto; gap: .6rem; margin: 0 -.4rem; padding: .4rem; }
+  label { flex: 0 0 4.75rem; }
 }
 input:hover + img { border-color: var(--st-text-color); }
 input:checked + img {
@@ -51,14 +57,13 @@ export default function ({ data, key, parentElement, setStateValue }) {
     group.made = made
     const legend = document.createElement('legend')
     legend.textContent = data.legend
-    const grid = document.createElement('div')
-    grid.className = 'tiles'
-    let shelf = ''
+    group.append(legend)
+    let grid, shelf
     for (const tile of data.tiles) {
       if (tile.shelf !== shelf) {
-        const head = document.createElement('p')
-        head.textContent = shelf = tile.shelf
-        grid.append(head)
+        grid = Object.assign(document.createElement('div'), { className: 'tiles' })
+        shelf = tile.shelf
+        group.append(shelf ? fold(grid, tile) : grid)
       }
       const label = document.createElement('label')
       const input = Object.assign(document.createElement('input'),
@@ -69,13 +74,23 @@ export default function ({ data, key, parentElement, setStateValue }) {
       label.append(input, image, title)
       grid.append(label)
     }
-    group.append(legend, grid)
     parentElement.append(group)
+    const chosen = group.querySelector(`input[value="${CSS.escape(data.chosen)}"]`)
+    if (chosen?.closest('details')) chosen.closest('details').open = true
   }
   for (const input of group.querySelectorAll('input')) {
     input.checked = input.value === data.chosen
     input.onchange = () => setStateValue('chosen', input.value)
   }
+}
+
+// A shelf under its heading, which folds it.
+function fold(grid, tile) {
+  const details = Object.assign(document.createElement('details'), { open: !tile.folded })
+  const head = document.createElement('summary')
+  head.textContent = tile.shelf
+  details.append(head, grid)
+  return details
 }
 """
 
@@ -87,7 +102,8 @@ class Tile:
     value: str
     title: str  # may be empty
     image: str  # a data URI
-    shelf: str = ""  # a heading stands above the first tile of each
+    shelf: str = ""  # its heading; tiles of one stand together
+    folded: bool = False  # whether its shelf is closed at first
 
 
 def pick(legend: str, tiles: Sequence[Tile], key: str) -> str:

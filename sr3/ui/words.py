@@ -156,6 +156,7 @@ def about() -> None:
     st.markdown(
         "The code is under the Apache License 2.0. Each checkpoint names its licence and the data "
         "it was trained on in its own card. The astronaut is Eileen Collins, photographed by NASA "
-        "(public domain, with scikit-image); the other faces of the gallery are drawn by this "
-        "program."
+        "(public domain, with scikit-image). The people who do not exist are drawn by this "
+        "project's own networks from noise alone, the other portraits by this program; what "
+        "stands under the name of a domain is under that domain's terms."
     )
