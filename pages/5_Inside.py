@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sr3.ui import inside, keep
+from sr3.ui import inside, keep, links
 from sr3.ui.frame import page
 from sr3.ui.inputs import choose
 
@@ -13,7 +13,7 @@ with page("Inside the chain", LEAD):
     with choice:
         face, recipe = choose()
     with view:
-        tabs = st.tabs(list(inside.PARTS), on_change="rerun", key="sr3_inside")
+        tabs = st.tabs(list(inside.PARTS), on_change="rerun", key=links.PART)
         for tab, part in zip(tabs, inside.PARTS.values(), strict=True):
             if tab.open:
                 with tab:

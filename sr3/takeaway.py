@@ -59,6 +59,30 @@ def card(pictures: Sequence[Shown], title: str, lines: Sequence[str]) -> bytes:
     return encode_png(np.asarray(sheet))
 
 
+def sheet(pictures: Sequence[Shown], columns: int = 5) -> bytes:
+    """A PNG of all pictures, a label under each; pixel for pixel, smaller ones enlarged by a whole
+    number without smoothing."""
+    font = _font(13)
+    side = max(len(shown.pixels) for shown in pictures)
+    labels = [
+        [(_fit(line, font, side), ink) for text, ink in ((shown.title, INK), (shown.note, FAINT))
+         for line in _wrap(text, font, side)] for shown in pictures
+    ]  # fmt: skip
+    wide, high = side + GAP // 2, side + GAP + 17 * max(map(len, labels))
+    rows = -(-len(pictures) // columns)
+    size = (min(columns, len(pictures)) * wide + GAP // 2, rows * high + GAP // 2)
+    paper = Image.new("RGB", size, GROUND)
+    pen = ImageDraw.Draw(paper)
+    for place, (shown, lines) in enumerate(zip(pictures, labels, strict=True)):
+        left, top = GAP // 2 + place % columns * wide, GAP // 2 + place // columns * high
+        times = side // len(shown.pixels)
+        whole = shown.pixels.repeat(times, 0).repeat(times, 1)
+        paper.paste(Image.fromarray(whole), (left, top))
+        for number, (line, ink) in enumerate(lines):
+            pen.text((left, top + side + 5 + 17 * number), line, ink, font)
+    return encode_png(np.asarray(paper))
+
+
 def film_strip(rows: Sequence[Sequence[Pixels]], side: int = SIDE) -> list[Pixels]:
     """Frames (h, w, 3) with the pictures of each row beside one another; `rows` one a frame.
 

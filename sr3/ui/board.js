@@ -290,12 +290,15 @@ function divide(figure) {
   divider.setAttribute('aria-valuetext', `${divider.value} % ${figure.dataset.before}`)
 }
 
-// The share of noise at each step, as a curve; `now` is where the timeline stands.
+// The share of noise at each step, as a curve that grows with the run, in a place of its own from
+// the start; `now` is where the timeline stands.
 function draw(svg, path) {
-  svg.toggleAttribute('hidden', path.length < 2) // an SVG has no `hidden` property
-  if (path.length < 2 || svg.drawn === String(path)) return
+  svg.toggleAttribute('hidden', !path) // an SVG has no `hidden` property
+  if (!path || svg.drawn === String(path)) return
   svg.drawn = String(path)
-  const points = path.map((share, k) => `${(100 * k) / (path.length - 1)},${(23 - 22 * share).toFixed(2)}`)
-  svg.innerHTML = `<polyline points="${points.join(' ')}"/><line class="now" y1="0" y2="24" x1="100" x2="100"/>`
-  svg.setAttribute('aria-label', `Share of noise at each step: from ${Math.round(100 * path[0])} % to 0 %`)
+  const points = path.map(([at, share]) => `${(100 * at).toFixed(2)},${(23 - 22 * share).toFixed(2)}`)
+  const at = path.length ? 100 * path.at(-1)[0] : 0
+  svg.innerHTML = `<polyline points="${points.join(' ')}"/><line class="now" y1="0" y2="24" x1="${at}" x2="${at}"/>`
+  const [from, to] = path.length ? [path[0], path.at(-1)].map((each) => `${Math.round(100 * each[1])} %`) : []
+  svg.setAttribute('aria-label', from ? `Share of noise at each step: from ${from} to ${to}` : 'Share of noise: no run yet')
 }

@@ -50,7 +50,8 @@ class Board:
     columns: int = 4  # on a wide screen; two on a phone
     timeline: bool = True
     lens: tuple[float, float] | None = None  # where it stands at first, in [0, 1]; None: no lens
-    path: Sequence[float] = ()  # the share of noise at each step, drawn under the timeline
+    # (share of the run, share of noise) at each step, drawn under the timeline; None: no curve
+    path: Sequence[tuple[float, float]] | None = None
     pace: int = 70  # shortest time a frame is shown, milliseconds
     label: str = "Pictures"
 

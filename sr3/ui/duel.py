@@ -7,6 +7,7 @@ error map, their scores with the best marked, and one sentence that says what to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import streamlit as st
@@ -15,15 +16,16 @@ from sr3.config import SamplerConfig
 from sr3.differences import FULL, error_map, place_of_most, zone_of_most
 from sr3.images import Pixels, enlarge
 from sr3.metrics import METRICS
+from sr3.pipeline import SuperResolver
 from sr3.takeaway import Shown
-from sr3.ui import board, keep, links, scoreboard, theatre
+from sr3.ui import board, keep, links, records, scoreboard, theatre
 from sr3.ui.board import Beat, Board
 from sr3.ui.frame import small_print
 from sr3.ui.group import Group, Task
 from sr3.ui.inputs import Face
 from sr3.ui.live import step_line
 from sr3.ui.mixing import BICUBIC, Contestant
-from sr3.ui.settings import describe_sampling
+from sr3.ui.settings import MOST_STEPS, describe_sampling, same_chain, step_count
 from sr3.ui.stage import Picture, png
 
 SLOT = "sr3_duel"
@@ -31,12 +33,21 @@ ORIGINAL = "Original"
 
 
 def tasks_of(rivals: Sequence[Contestant], sampling: SamplerConfig, seed: int) -> list[Task]:
-    """A chain for each network; bicubic needs none."""
+    """A chain for each network; bicubic needs none. All go by the first one's settings, except
+    those whose chain is of another kind, which keep their own."""
+    networks = [(rival, rival.resolver) for rival in rivals if rival.resolver is not None]
     return [
-        Task(rival.key, rival.title, rival.resolver, sampling, seed)
-        for rival in rivals
-        if rival.resolver is not None
+        Task(rival.key, rival.title, network, own(network, networks[0][1], sampling), seed)
+        for rival, network in networks
     ]
+
+
+def own(network: SuperResolver, lead: SuperResolver, sampling: SamplerConfig) -> SamplerConfig:
+    """`sampling`, or a network's own where it cannot follow the lead's."""
+    if same_chain(network.config, lead.config):
+        return sampling
+    usual = network.config.sampling
+    return replace(usual, steps=min(usual.steps, MOST_STEPS))
 
 
 def run(
@@ -45,7 +56,9 @@ def run(
     """The button and the board; gives the group once it has ended."""
     return theatre.perform(
         SLOT, face, tasks_of(rivals, sampling, seed), partial(_board, tuple(rivals)),
-        label="Compare", icon=":material/compare:", enough=len(rivals) > 1,
+        label="Compare", icon=":material/compare:",
+        lacking="" if len(rivals) > 1 else "Choose two to four under Compare: there is "
+        + ("nothing to compare yet." if not rivals else f"only {rivals[0].title} so far."),
     )  # fmt: skip
 
 
@@ -57,13 +70,13 @@ def _board(rivals: tuple[Contestant, ...], face: Face, found: Group | None, live
     frames: list[Beat] = []
     total = 1
     if found is not None:
-        total = found.tasks[0].sampling.steps
+        total = found.steps
         for index, moment in found.frames():
             images = [] if given else [""]
             for rival in rivals:
                 place = places.get(rival.key)
                 images.append("" if place is None else found.encode(place, moment[place]))
-            level = next((frame.noise_level for frame in moment if frame), 1.0)
+            level = min((frame.noise_level for frame in moment if frame), default=1.0)
             frames.append(Beat(index, step_line(index, total, level), tuple(images)))
     pictures = []
     if not given:
@@ -80,7 +93,9 @@ def _board(rivals: tuple[Contestant, ...], face: Face, found: Group | None, live
                 Picture(rival.title, "clean estimate", bicubic if live else "", "Not drawn yet")
             )
         else:
-            pictures.append(Picture(rival.title, "same noise", png(picture), f"By {rival.title}"))
+            assert found is not None
+            note = _note(found, places[rival.key])
+            pictures.append(Picture(rival.title, note, png(picture), f"By {rival.title}"))
     if face.original is not None:
         pictures.append(
             Picture(ORIGINAL, "no network saw it", png(face.original), "The original face")
@@ -110,9 +125,22 @@ def _places(rivals: Sequence[Contestant], found: Group | None) -> dict[str, int]
     return {rival.key: keys[rival.key] for rival in rivals if rival.key in keys}
 
 
+def _note(found: Group, place: int) -> str:
+    """What stands under a network's picture: how far it came, or that its chain is its own."""
+    task, frame = found.tasks[place], found.newest(place)
+    if frame is not None and frame.index < frame.total:
+        return f"stopped early, after {frame.evaluations} of {step_count(frame.total)}"
+    if task.sampling == found.tasks[0].sampling:
+        return "same noise"
+    return f"same noise, in its own {step_count(task.sampling.steps)}"
+
+
 def _done(found: Group | None) -> str:
-    steps = found.tasks[0].sampling.steps if found else 0
-    return f"Done: the same face, the same noise, {steps} step{'s' if steps > 1 else ''} each."
+    if found is None:
+        return ""
+    alike = len({task.sampling for task in found.tasks}) == 1
+    each = f"{step_count(found.steps)} each" if alike else "each in its own steps"
+    return f"Done: the same face, the same noise, {each}."
 
 
 # ------------------------------------------------------------------------------------- afterwards
@@ -122,9 +150,8 @@ def tell(found: Group, rivals: Sequence[Contestant], seed: int) -> None:
     if len(pictures) < 2:
         return
     face, titles = found.face, list(pictures)
-    task = found.tasks[0]
-    made = describe_sampling(task.sampling, task.seed, task.resolver.schedule.steps)
-    small_print(f"{made}, the same noise for all{', stopped early' if found.stopped else ''}.")
+    made = _made(found)
+    small_print(made)
     _keep(found, pictures, rivals, made)
     pair, maps = st.columns([1, 1], gap="medium")
     with pair:
@@ -140,6 +167,17 @@ def tell(found: Group, rivals: Sequence[Contestant], seed: int) -> None:
     st.subheader("Scores", anchor=False)
     st.markdown(sentence(face, pictures))
     scoreboard.show(pictures, face)
+
+
+def _made(found: Group) -> str:
+    """How the pictures came about: the settings, whose are others, the noise, an early end."""
+    first = found.tasks[0]
+    parts = [describe_sampling(first.sampling, first.seed, first.resolver.schedule.steps)]
+    for task in found.tasks[1:]:
+        if task.sampling != first.sampling:
+            last = task.resolver.schedule.steps
+            parts.append(f"{task.title}: {describe_sampling(task.sampling, task.seed, last)}")
+    return f"{'; '.join(parts)}, the same noise for all{found.early}."
 
 
 def results(found: Group, rivals: Sequence[Contestant]) -> dict[str, Pixels]:
@@ -212,18 +250,15 @@ def _keep(
 ) -> None:
     face, task = found.face, found.tasks[0]
     shown = [Shown("Input", face.low_res, "16 × 16 pixels", crisp=True)]
-    shown += [Shown(title, picture) for title, picture in pictures.items()]
+    notes = {task.title: _note(found, place) for place, task in enumerate(found.tasks)}
+    shown += [Shown(title, picture, notes.get(title, "")) for title, picture in pictures.items()]
     if face.original is not None:
         shown.append(Shown(ORIGINAL, face.original))
-    scores = scoreboard.measure(list(pictures.values()), face)
+    scores = dict(zip(pictures, scoreboard.measure(list(pictures.values()), face), strict=True))
     keys = [rival.key for rival in rivals if rival.title in pictures]
-    link = links.make(links.COMPARE, face.identity, keys, task.sampling, task.seed)
-    record = {
-        "face": face.identity, "seed": task.seed, "sampling": vars(task.sampling), "link": link,
-        "stopped": found.stopped, "seconds": round(found.seconds, 3),
-        "networks": [keep.describe_network(t.resolver, t.key, t.title) for t in found.tasks],
-        "scores": {t: scoreboard.as_record(s) for t, s in zip(pictures, scores, strict=True)},
-    }  # fmt: skip
+    link = None
+    if not found.early:
+        link = links.make(links.COMPARE, face.identity, keys, task.sampling, task.seed)
 
     def film() -> list[list[Pixels]]:
         return [[f.x0 for f in moment if f is not None] for _, moment in found.frames()]
@@ -232,7 +267,8 @@ def _keep(
     keep.offer(
         keep.Keepsake(
             found.name, f"sr3-compare-seed{task.seed}", "SR3 Lab: one face, one noise",
-            (f"{' · '.join(pictures)}.", f"{made}."), tuple(shown),
-            pictures[last[0]] if last else next(iter(pictures.values())), film, record, link,
+            (f"{' · '.join(pictures)}.", made), tuple(shown),
+            pictures[last[0]] if last else next(iter(pictures.values())),
+            records.of_group(found, link, scores), link, film, as_sheet=True,
         )
     )  # fmt: skip

@@ -13,6 +13,7 @@ import streamlit as st
 
 from sr3.errors import SR3Error
 from sr3.hub import silent
+from sr3.ui import service
 
 # The mark: a coarse pixel grid that dissolves into a smooth face-like disc.
 MARK = """
@@ -74,6 +75,12 @@ def navigation() -> None:
                 ":material/cloud_off: offline", width="content",
                 help="No network is used or found. Everything that is on this machine works.",
             )  # fmt: skip
+
+
+def quiet_notice() -> None:
+    """What the engine's watchdog last did, where it had to do something."""
+    if notice := service.engine().notice:
+        small_print(f":material/info: {notice}")
 
 
 def small_print(text: str) -> None:

@@ -20,6 +20,7 @@ from sr3.images import Pixels
 from sr3.pipeline import SuperResolver
 from sr3.ui import service
 from sr3.ui.inputs import Face
+from sr3.ui.settings import step_count
 from sr3.ui.stage import webp
 
 ENDED = ("done", "cancelled", "failed")
@@ -75,7 +76,7 @@ class Group:
 
     def cancel(self) -> None:
         """Stop every chain at its next tick; what was drawn stays."""
-        self.stopped = True
+        self.stopped |= not self.ended
         for job in self.jobs.values():
             job.cancel()
 
@@ -119,18 +120,35 @@ class Group:
         frame = self.newest(place)
         return frame.x0 if frame else None
 
+    @property
+    def steps(self) -> int:
+        """Of the longest chain."""
+        return max(task.sampling.steps for task in self.tasks)
+
+    @property
+    def early(self) -> str:
+        """What a caption says of chains that did not go to their end; "" where all did."""
+        newest = [frame for place in range(len(self.tasks)) if (frame := self.newest(place))]
+        taken = [frame.evaluations for frame in newest if frame.index < frame.total]
+        return stopped_after(taken) if self.stopped or taken else ""
+
     def frames(self) -> list[tuple[int, list[Frame | None]]]:
-        """(index, a frame a task) of all moments that every chain has reached."""
-        kept = [
-            {frame.index: frame for frame in self.jobs[place].frames} if place in self.jobs else {}
-            for place in range(len(self.tasks))
-        ]
+        """(index, a frame a task) of all moments that every chain has reached; one that has ended
+        before the others stays at its result."""
+        jobs = [self.jobs.get(place) for place in range(len(self.tasks))]
+        through = [job is not None and job.status == "done" for job in jobs]  # before its frames
+        kept = [{frame.index: frame for frame in job.frames} if job else {} for job in jobs]
+        every = sorted(set().union(*kept))
+        for task, ended, frames in zip(self.tasks, through, kept, strict=True):
+            if ended:
+                last = task.sampling.steps
+                frames |= {index: frames[last] for index in every if index > last}
         alive = [
-            frames
-            for place, frames in enumerate(kept)
-            if not (place in self.jobs and self.jobs[place].status == "failed")
+            set(frames)
+            for job, frames in zip(jobs, kept, strict=True)
+            if job is None or job.status != "failed"
         ]
-        common = set.intersection(*map(set, alive)) if alive else set()
+        common = set.intersection(*alive) if alive else set()
         return [(index, [frames.get(index) for frames in kept]) for index in sorted(common)]
 
     def encode(self, place: int, frame: Frame | None, what: str = "x0") -> str:
@@ -141,6 +159,14 @@ class Group:
         if key not in self.encoded:
             self.encoded[key] = webp(frame.x0 if what == "x0" else frame.x_t)
         return self.encoded[key]
+
+
+def stopped_after(taken: Sequence[int]) -> str:
+    """What a caption says of chains that were stopped, from the steps that each has taken."""
+    if not taken:
+        return ", stopped early"
+    least, most = min(taken), max(taken)
+    return f", stopped early after {f'{least} to ' if least < most else ''}{step_count(most)}"
 
 
 def start(slot: str, face: Face, tasks: Sequence[Task], *, reuse: bool = True) -> Group:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import streamlit as st
 
-from sr3.config import to_dict
+from sr3.errors import SR3Error
 from sr3.images import Pixels, encode_png
-from sr3.pipeline import SuperResolver
-from sr3.takeaway import Shown, card, film_strip, gif, mp4
+from sr3.takeaway import Shown, card, film_strip, gif, mp4, sheet
 from sr3.ui.frame import small_print
 from sr3.ui.stage import webp
 
@@ -36,10 +37,15 @@ class Keepsake:
     title: str
     lines: tuple[str, ...]  # what made it, under the card
     shown: tuple[Shown, ...]  # the card's pictures
-    result: Pixels  # the PNG
-    film: Film
-    record: dict[str, Any]  # the JSON
+    result: Pixels  # the PNG, unless that is a sheet
+    record: dict[str, Any]  # the JSON (`sr3.ui.records`)
     link: str | None
+    film: Film | None = None  # without one there is no card either
+    as_sheet: bool = False  # the PNG holds all of `shown`, labelled
+
+    @property
+    def png(self) -> bytes:
+        return sheet(self.shown) if self.as_sheet else encode_png(self.result)
 
 
 @dataclass(frozen=True)
@@ -55,31 +61,18 @@ class Past:
     link: str | None
 
 
-def describe_network(resolver: SuperResolver, key: str, title: str) -> dict[str, Any]:
-    """A network as a record names it."""
-    return {"checkpoint": key, "title": title, "config": to_dict(resolver.config)}
-
-
 def offer(keepsake: Keepsake) -> None:
     """The downloads and the link of a run, which joins the session's gallery."""
     _remember(keepsake)
-    # Made at the click, in a thread of its own; the closures live as long as the page shows them.
-    made: tuple[tuple[str, Callable[[], bytes], str, str, str], ...] = (
-        ("PNG", lambda: encode_png(keepsake.result), ".png", "image/png", ":material/image:"),
-        ("Card", lambda: card(keepsake.shown, keepsake.title, _signed(keepsake)), "-card.png",
-         "image/png", ":material/badge:"),
-        ("GIF", lambda: gif(film_strip(keepsake.film(), 256)), ".gif", "image/gif",
-         ":material/gif_box:"),
-        ("MP4", lambda: mp4(film_strip(keepsake.film())), ".mp4", "video/mp4", ":material/movie:"),
-        ("JSON", lambda: _json(keepsake.record), ".json", "application/json",
-         ":material/data_object:"),
-    )  # fmt: skip
+    trouble = film_trouble().result() if film_trouble().done() else ""
     with st.container(horizontal=True, vertical_alignment="center", key="sr3_keep"):
-        for label, make, suffix, kind, icon in made:
+        for label, make, suffix, kind, icon in _files(keepsake):
             verb = "Download " if label == "PNG" else ""
+            lacking = trouble if label == "MP4" else ""
             st.download_button(
-                f"{verb}{label}", make, keepsake.stem + suffix, kind,
-                icon=icon, on_click="ignore", key=f"sr3_keep_{label}",
+                f"{verb}{label}", make, keepsake.stem + suffix, kind, icon=icon,
+                on_click="ignore", key=f"sr3_keep_{label}", disabled=bool(lacking),
+                help=lacking or None,
             )  # fmt: skip
         with st.popover("Link", icon=":material/link:"):
             if keepsake.link:
@@ -87,11 +80,57 @@ def offer(keepsake: Keepsake) -> None:
                     "This link restores the face, the checkpoints, the sampler and the noise."
                 )
                 st.code(keepsake.link, language=None, wrap_lines=True)
+            elif keepsake.record["stopped"]:
+                st.markdown(
+                    "A link would restore the whole run, not where this one was stopped: run it to "
+                    "its end to get one."
+                )
             else:
                 st.markdown(
                     "A link would have to hold your picture, and it is not stored: only faces of "
                     "the gallery have one."
                 )
+
+
+def _files(keepsake: Keepsake) -> list[tuple[str, Callable[[], bytes], str, str, str]]:
+    """Label, maker, suffix, media type and icon of each download. They are made at the click, in a
+    thread of its own; the closures live as long as the page shows them."""
+    film, shown = keepsake.film, keepsake.shown
+    moving: list[tuple[str, Callable[[], bytes], str, str, str]] = []
+    if film is not None:
+        moving = [
+            ("Card", lambda: card(shown, keepsake.title, _signed(keepsake)), "-card.png",
+             "image/png", ":material/badge:"),
+            ("GIF", lambda: gif(film_strip(film(), 256)), ".gif", "image/gif",
+             ":material/gif_box:"),
+            ("MP4", lambda: mp4(film_strip(film())), ".mp4", "video/mp4", ":material/movie:"),
+        ]  # fmt: skip
+    return [
+        ("PNG", lambda: keepsake.png, ".png", "image/png", ":material/image:"),
+        *moving,
+        ("JSON", lambda: _json(keepsake.record), ".json", "application/json",
+         ":material/data_object:"),
+    ]  # fmt: skip
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def film_trouble() -> Future[str]:
+    """Why no film can be made on this server, tried once in the background; "" where one can.
+
+    Streamlit has one sentence for every download that fails: ours must be there before the click.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="sr3-film")
+    future = pool.submit(_try_film)
+    pool.shutdown(wait=False)
+    return future
+
+
+def _try_film() -> str:
+    try:
+        mp4([np.zeros((16, 16, 3), np.uint8)] * 2, 0.1)
+    except SR3Error as error:
+        return str(error)
+    return ""
 
 
 def past() -> None:
@@ -110,6 +149,9 @@ def past() -> None:
                         "PNG", each.png, f"{each.stem}.png", "image/png", on_click="ignore",
                         icon=":material/download:", key=f"sr3_past_{number}",
                     )  # fmt: skip
+                    if each.link:
+                        with st.popover("Link", icon=":material/link:"):
+                            st.code(each.link, language=None, wrap_lines=True)
 
 
 def _json(record: dict[str, Any]) -> bytes:
@@ -128,7 +170,6 @@ def _remember(keepsake: Keepsake) -> None:
     kept.append(
         Past(
             keepsake.name, keepsake.title, " ".join(keepsake.lines),
-            webp(keepsake.result, THUMBNAIL), encode_png(keepsake.result), keepsake.stem,
-            keepsake.link,
+            webp(keepsake.result, THUMBNAIL), keepsake.png, keepsake.stem, keepsake.link,
         )
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Links that restore a run: the gallery's face, checkpoints, sampler, steps and seed.
 
 Invariants: a visitor's own picture is never in a link; what a link says is checked against what
-the app offers before anything is done with it, and a part that does not fit is left out.
+the app offers before anything is done with it, and a part that does not fit is left out; a
+checkpoint that has changed since is named.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Mapping
 import streamlit as st
 
 from sr3.config import SamplerConfig
-from sr3.ui import gallery, mixing, service
-from sr3.ui.settings import MOST_SEED, MOST_STEPS, SAMPLERS
+from sr3.ui import gallery, mixing, records, service
+from sr3.ui.settings import MOST_SAMPLES, MOST_SEED, MOST_STEPS, SAMPLERS, STEP_COUNTS
 
 GALLERY = "gallery-"  # how the identity of a face of the gallery begins
 COMPARE, INSIDE, POSTER = "compare", "inside", "poster"
+PARTS = ("The chain", "Samples", "Consistency", "Step counts")  # of the page Inside
+PART = "sr3_inside"  # key of the session
 PAGES = {COMPARE: "pages/1_Compare.py", INSIDE: "pages/5_Inside.py", POSTER: "pages/6_Poster.py"}
 
 
@@ -33,7 +36,8 @@ def make(page: str, identity: str, models: list[str], sampling: SamplerConfig, s
         **({"page": page} if page else {}),
         "face": identity.removeprefix(GALLERY), "models": ",".join(models),
         "sampler": sampling.sampler, "steps": str(sampling.steps), "start": str(sampling.start),
-        "keep": str(int(sampling.consistency)), "seed": str(seed), **more,
+        "keep": str(int(sampling.consistency)), "seed": str(seed),
+        "version": records.versions(models), **more,
     }  # fmt: skip
     return f"{address()}?{urllib.parse.urlencode(values)}"
 
@@ -59,6 +63,11 @@ def restore() -> None:
         st.session_state["sr3_arrived"] = True
         if lacking:
             st.toast(f"Not here, and left out: {', '.join(lacking)}.", icon=":material/link_off:")
+        if others := records.changed(given.get("version", "")):
+            st.toast(
+                f"This link was made with another version of {' and '.join(others)}: the pixels "
+                "may differ.", icon=":material/difference:", duration="long",
+            )  # fmt: skip
     if given.get("page") in PAGES:
         st.switch_page(PAGES[given["page"]])
 
@@ -66,7 +75,7 @@ def restore() -> None:
 def _apply(given: Mapping[str, str]) -> list[str]:
     """Set what fits; give what does not."""
     state, lacking = st.session_state, []
-    if given["face"] in gallery.faces():
+    if gallery.find(given["face"]) is not None:
         state["sr3_source"] = "Gallery"
         state["sr3_gallery"] = {"chosen": given["face"]}
     else:
@@ -92,7 +101,21 @@ def _apply(given: Mapping[str, str]) -> list[str]:
         state[f"sr3_consistency_{lead}"] = given["keep"] == "1"
     if (seed := _number(given.get("seed"), 0, MOST_SEED)) is not None:
         state["sr3_seed"] = seed
+    _apply_part(given)
     return lacking
+
+
+def _apply_part(given: Mapping[str, str]) -> None:
+    """The part of the page Inside, with how many samples, or which step counts, it is about."""
+    if given.get("part") not in PARTS:
+        return
+    state = st.session_state
+    state[PART] = given["part"]
+    if (count := _number(given.get("samples"), 2, MOST_SAMPLES)) is not None:
+        state["sr3_count"] = count
+    counts = [_number(text, 1, MOST_STEPS) for text in given.get("counts", "").split(",")[:9]]
+    if fit := [count for count in STEP_COUNTS if count in counts]:
+        state["sr3_step_counts"] = fit
 
 
 def _number(text: str | None, least: int, most: int) -> int | None:

@@ -19,6 +19,7 @@ from sr3.engine import Frame, Job
 from sr3.errors import SR3Error
 from sr3.images import Pixels, enlarge
 from sr3.ui import service
+from sr3.ui.frame import quiet_notice
 from sr3.ui.inputs import Face
 from sr3.ui.settings import Recipe
 from sr3.ui.stage import Moment, Picture, Scene, png, show, webp
@@ -127,6 +128,7 @@ def controls(face: Face | None, recipe: Recipe, run: Run | None) -> None:
         refusal = run.job.error
     if refusal:
         st.error(refusal, icon=":material/error:")
+    quiet_notice()
 
 
 def watch(face: Face | None, run: Run | None) -> None:

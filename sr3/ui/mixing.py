@@ -13,10 +13,11 @@ import streamlit as st
 
 from sr3.checkpoints import RegistryEntry, read_config
 from sr3.combine import same_network
+from sr3.config import ModelConfig
 from sr3.pipeline import SuperResolver
 from sr3.ui import service
 from sr3.ui.frame import small_print
-from sr3.ui.settings import carry
+from sr3.ui.settings import carry, same_chain
 
 BICUBIC = "bicubic"
 MIXED = {"interpolated": "Interpolated", "spliced": "Spliced"}
@@ -41,7 +42,9 @@ def choose() -> list[Contestant]:
     pairs = _pairs(entries)
     options = [BICUBIC, *entries, *(MIXED if pairs else ())]
     state = st.session_state
-    state[RIVALS] = [each for each in state.get(RIVALS, _first(entries, pairs)) if each in options]
+    state[RIVALS] = [
+        each for each in state.get(RIVALS, [BICUBIC, *introduced(entries)]) if each in options
+    ]
     names = {BICUBIC: "Bicubic", **MIXED} | {name: entry.title for name, entry in entries.items()}
     chosen = st.multiselect(
         "Compare", options, key=RIVALS, max_selections=MOST, format_func=names.__getitem__,
@@ -101,21 +104,22 @@ def _pair(pairs: Sequence[tuple[str, str]], entries: dict[str, RegistryEntry]) -
 
 
 def _pairs(entries: dict[str, RegistryEntry]) -> list[tuple[str, str]]:
-    """(parent, tuned) of one family; a mixture is not mixed again (it was tuned on no images)."""
+    """(parent, tuned) of one family, first those tuned on another domain; a mixture is not mixed
+    again (it was tuned on no images), nor is a distilled network, which has another chain."""
     whole = {name: entry for name, entry in entries.items() if entry.images}
     known = [(e.parent, n) for n, e in whole.items() if e.parent in whole and e.parent is not None]
-    return [
-        (parent, tuned)
-        for parent, tuned in known
-        if same_network(read_config(entries[parent].path), read_config(entries[tuned].path))
-    ]
+    fit = [pair for pair in known if _mixable(*(read_config(entries[n].path) for n in pair))]
+    return sorted(fit, key=lambda pair: entries[pair[0]].domain == entries[pair[1]].domain)
 
 
-def _first(entries: dict[str, RegistryEntry], pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Who is compared until the visitor chooses."""
-    if pairs:
-        return [BICUBIC, *pairs[0]]
-    return [BICUBIC, *list(entries)[:2]]
+def _mixable(parent: ModelConfig, tuned: ModelConfig) -> bool:
+    return same_network(parent, tuned) and same_chain(parent, tuned)
+
+
+def introduced(entries: dict[str, RegistryEntry]) -> list[str]:
+    """Up to two networks that show what this is about: a parent and its fine-tune elsewhere."""
+    pairs = _pairs(entries)
+    return list(pairs[0] if pairs else entries)[:2]
 
 
 # ------------------------------------------------------------------------------------------- links

@@ -6,8 +6,9 @@ import streamlit as st
 
 from sr3.images import Pixels, enlarge
 from sr3.takeaway import Shown
-from sr3.ui import keep, links, live, scoreboard
+from sr3.ui import keep, links, live, records, scoreboard
 from sr3.ui.frame import small_print
+from sr3.ui.group import stopped_after
 from sr3.ui.keep import Keepsake
 from sr3.ui.live import Run
 from sr3.ui.settings import describe
@@ -19,8 +20,7 @@ def show(run: Run) -> None:
     if picture is None:
         return
     recipe = run.recipe
-    stopped = "" if run.job.status == "done" else ", stopped early"
-    made = f"{describe(recipe)}{stopped}."
+    made = f"{describe(recipe)}{_early(run)}."
     bicubic = enlarge(run.face.low_res, picture.shape[0])
     keep.offer(_keepsake(run, picture, bicubic, made))
     st.button(
@@ -30,6 +30,13 @@ def show(run: Run) -> None:
     )  # fmt: skip
     small_print(f"{made} One sample of one image.")
     scoreboard.show({"Bicubic": bicubic, "SR3": picture}, run.face)
+
+
+def _early(run: Run) -> str:
+    newest = run.job.newest
+    if newest is None or newest.index == newest.total:
+        return ""
+    return stopped_after([newest.evaluations])
 
 
 def _keepsake(run: Run, picture: Pixels, bicubic: Pixels, made: str) -> Keepsake:
@@ -43,15 +50,19 @@ def _keepsake(run: Run, picture: Pixels, bicubic: Pixels, made: str) -> Keepsake
     ]
     if face.original is not None:
         shown.append(Shown("Original", face.original, "the network never saw it"))
-    link = links.make("", face.identity, [name], recipe.sampling, recipe.seed)
+    stopped = bool(_early(run))
+    link = None
+    if not stopped:
+        link = links.make("", face.identity, [name], recipe.sampling, recipe.seed)
     scores = scoreboard.measure([bicubic, picture], face)
-    record = {
-        "face": face.identity, "seed": recipe.seed, "sampling": vars(recipe.sampling),
-        "link": link, "stopped": run.job.status != "done", "seconds": round(run.job.seconds, 3),
-        "networks": [keep.describe_network(recipe.resolver, name, recipe.title)],
-        "scores": dict(zip(("Bicubic", "SR3"), map(scoreboard.as_record, scores), strict=True)),
-    }  # fmt: skip
+    network = records.network(
+        recipe.resolver, name, recipe.title, recipe.sampling, run.job.evaluations
+    )
+    record = records.record(
+        face, recipe.seed, [network], link, stopped=stopped, seconds=run.job.seconds,
+        scores=dict(zip(("Bicubic", "SR3"), scores, strict=True)),
+    )  # fmt: skip
     return Keepsake(
         run.name, f"sr3-{name}-seed{recipe.seed}", "SR3 Lab", (made,), tuple(shown), picture,
-        lambda: [[frame.x_t, frame.x0] for frame in run.job.frames], record, link,
+        record, link, lambda: [[frame.x_t, frame.x0] for frame in run.job.frames],
     )  # fmt: skip

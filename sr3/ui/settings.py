@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from sr3.config import SamplerConfig
+from sr3.config import ModelConfig, SamplerConfig
 from sr3.pipeline import SuperResolver
 from sr3.ui import service
 
@@ -16,6 +16,8 @@ SAMPLERS = {
     "ancestral": "Ancestral (the SR3 paper)",
 }
 MOST_STEPS = 200
+STEP_COUNTS = (1, 2, 5, 10, 20, 50, 100)  # side by side
+MOST_SAMPLES = 12
 MOST_SEED = 2**31 - 1
 
 
@@ -73,7 +75,7 @@ def choose_sampling(resolver: SuperResolver) -> SamplerConfig:
         "Sampler", list(SAMPLERS), format_func=SAMPLERS.__getitem__, key=f"sr3_sampler_{name}",
         help="The rule that turns each clean estimate into the next, less noisy image.",
     )  # fmt: skip
-    steps = st.slider(
+    count = st.slider(
         "Steps", 1, MOST_STEPS, key=f"sr3_steps_{name}",
         help="How often the network looks at the image. More is slower.",
     )  # fmt: skip
@@ -88,7 +90,7 @@ def choose_sampling(resolver: SuperResolver) -> SamplerConfig:
         "Keep to the input", key=f"sr3_consistency_{name}",
         help="After each step, make the estimate reduce to exactly the 16 × 16 input.",
     )  # fmt: skip
-    return resolver.settings(sampler=sampler, steps=steps, start=start, consistency=consistency)
+    return resolver.settings(sampler=sampler, steps=count, start=start, consistency=consistency)
 
 
 def choose_seed() -> int:
@@ -102,12 +104,23 @@ def choose_seed() -> int:
     )  # fmt: skip
 
 
+def step_count(count: int) -> str:
+    """A number of steps in words."""
+    return f"{count} step{'s' if count > 1 else ''}"
+
+
+def same_chain(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether two networks can be asked at the same levels; a distilled one learnt only those of
+    its own chain, which ends elsewhere."""
+    return one.sampling.end == other.sampling.end
+
+
 def describe_sampling(sampling: SamplerConfig, seed: int, last: int) -> str:
     """Sampler, steps, start, consistency and seed in one line; `last` is the noisiest time step."""
     begin = "pure noise" if sampling.start == last else "the noised enlargement"
     kept = "kept to the input" if sampling.consistency else "not kept to the input"
     return (
-        f"{SAMPLERS[sampling.sampler]}, {sampling.steps} step{'s' if sampling.steps > 1 else ''} "
+        f"{SAMPLERS[sampling.sampler]}, {step_count(sampling.steps)} "
         f"from {begin} (t = {sampling.start}), {kept}, seed {seed}"
     )
 

@@ -14,6 +14,7 @@ import streamlit as st
 
 from sr3.ui import board, group
 from sr3.ui.board import Board
+from sr3.ui.frame import quiet_notice, small_print
 from sr3.ui.group import Group, Task
 from sr3.ui.inputs import Face
 from sr3.ui.stage import Picture
@@ -25,11 +26,14 @@ Scene = Callable[[Face, Group | None, bool], Board]  # face, group, whether it i
 
 def perform(
     slot: str, face: Face | None, tasks: Sequence[Task], scene: Scene, *, label: str, icon: str,
-    enough: bool = True,
+    lacking: str = "",
 ) -> Group | None:  # fmt: skip
-    """The button and the board; gives the group once it has ended with something to show."""
+    """The button and the board; gives the group once it has ended with something to show.
+
+    `lacking`: a sentence that says what is to be chosen first, where something is.
+    """
     found = group.current(slot, face)
-    if face is not None and tasks and enough:
+    if face is not None and tasks and not lacking:
         moved = found is not None and set(found.tasks) != set(tasks)
         if moved or (found is None and st.session_state.pop(ARRIVED, None)):
             found = group.start(slot, face, tasks)
@@ -41,10 +45,13 @@ def perform(
     else:
         st.button(
             label, on_click=group.begin, args=(slot, face, tasks), icon=icon,
-            disabled=face is None or not tasks or not enough, **main,
+            disabled=face is None or not tasks or bool(lacking), **main,
         )  # fmt: skip
+    if lacking:
+        small_print(lacking)
     if found is not None and found.failure:
         st.error(found.failure, icon=":material/error:")
+    quiet_notice()
     st.fragment(partial(_watch, slot, face, found, live, scene), run_every=POLL if live else None)()
     return found if found is not None and not live and found.newest(0) is not None else None
 
@@ -66,14 +73,17 @@ def status(found: Group | None, live: bool, ready: str, done: str) -> tuple[str,
     if found is None:
         return ready, ""
     if not live:
-        ended = "Failed" if found.failure else "Stopped" if found.stopped else ""
-        said = f"{ended}; what was there is kept." if ended else done
+        ended = "Failed" if found.failure else "Stopped" if found.early else ""
+        said = f"{ended}{found.early.removeprefix(', stopped early')}; what was there is kept."
+        said = said if ended else done
         return said, f"{found.seconds:.1f} s"
     lefts = [job.seconds_left for job in found.jobs.values()]
     left = max((each for each in lefts if each is not None), default=0.0)
     time = f"about {left:.1f} s left" if left else ""
-    if not found.done:
-        ahead = max((job.position for job in found.jobs.values()), default=0)
-        place = f"Waiting: {ahead} ahead of you." if ahead >= len(found.jobs) else "Starting …"
+    fresh = [job for place, job in found.jobs.items() if place not in found.reused]
+    if not any(job.evaluations for job in fresh):
+        # One's own chains are nobody ahead: others are those before the first of them.
+        ahead = min((job.position for job in fresh if not job.ended), default=0)
+        place = f"Waiting: {ahead} ahead of you." if ahead else "Starting …"
         return found.waiting or place, time
     return f"Working: {found.done} of {found.work} evaluations.", time
