@@ -27,6 +27,7 @@ from sr3.ui.reels import reels
 
 HOME_AFTER = float(os.environ.get("SR3_POSTER_HOME", "60"))  # seconds without a touch
 KEY = "sr3_deck"
+STAY = {KEY, "sr3_been_here"}  # what outlives a visitor: the slide, and that a first run was shown
 SLIDE = "sr3_slide"  # what Streamlit draws of a question; `deck.js` enlarges it on a stand's screen
 SCALES = (1, 1.3, 1.8, 2.6)  # as in `deck.js`
 POLL = 2.0  # seconds, while the loop's runs are being made
@@ -129,16 +130,8 @@ def _visitor() -> None:
 
 
 def _forget() -> None:
-    """Nothing of the last visitor stays: the run, the photographs, the session's gallery."""
+    """Nothing of the last visitor stays: runs, photographs, settings, the session's gallery."""
     live.stop()
-    for key in (
-        "sr3_run",
-        "sr3_photographs",
-        "sr3_found",
-        "sr3_past",
-        "sr3_scores",
-        "sr3_source",
-        "sr3_squares",
-        "sr3_pasted",
-    ):
-        st.session_state.pop(key, None)
+    for key in list(st.session_state):
+        if str(key).startswith("sr3_") and key not in STAY:
+            del st.session_state[key]

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 from PIL import Image
+from streamlit.delta_generator import DeltaGenerator
 
 from sr3.errors import ImageError, SR3Error
 from sr3.faces import crop_face
 from sr3.images import Pixels, decode, degrade, resize
 from sr3.ui import cropper, gallery
 from sr3.ui.frame import small_print
-from sr3.ui.paste import pasted
+from sr3.ui.paste import CLIPBOARD, SOURCE, WHICH, listen, pasted
 from sr3.ui.settings import Recipe, choose_recipe
 from sr3.ui.stage import webp
 from sr3.ui.tiles import Tile, pick
@@ -48,12 +49,13 @@ def choose() -> tuple[Face | None, Recipe]:
 
 def choose_face(low: int, high: int) -> Face | None:
     """The visitor's face, reduced to `low` pixels a side; None while there is none."""
-    chosen, upload, camera = st.tabs(
-        ["Gallery", "Upload", "Camera"], on_change="rerun", key="sr3_source"
-    )
+    chosen, upload, camera = st.tabs(["Gallery", "Upload", "Camera"], on_change="rerun", key=SOURCE)
+    with upload:  # on every page and with every tab, so that a paste is heard
+        uploader = st.container()
+        listen()
     if upload.open:
         with upload:
-            return _uploaded(low, high)
+            return _uploaded(uploader, low, high)
     if camera.open:
         with camera:
             shot = st.camera_input("A photograph of you", key="sr3_camera")
@@ -68,9 +70,9 @@ def choose_face(low: int, high: int) -> Face | None:
         return _reduced(face.pixels, low, high, f"gallery-{name}")
 
 
-def _uploaded(low: int, high: int) -> Face | None:
+def _uploaded(uploader: DeltaGenerator, low: int, high: int) -> Face | None:
     """A face of the visitor's files, one or several, or of the clipboard."""
-    files = st.file_uploader(
+    files = uploader.file_uploader(
         "Photographs with a face", FILE_TYPES, accept_multiple_files=True, key="sr3_upload",
         help="They stay in this server's memory while you look at them and are never stored.",
     )  # fmt: skip
@@ -80,14 +82,14 @@ def _uploaded(low: int, high: int) -> Face | None:
         st.error(str(error), icon=":material/error:")
         return None
     choices = {f"{number}. {_short(file.name)}": file for number, file in enumerate(files, 1)}
-    names = [*choices, *(["From the clipboard"] if clipboard else [])]
+    names = [*choices, *([CLIPBOARD] if clipboard else [])]
     if not names:
         return None
     chosen = names[-1]
     if len(names) > 1:
-        if st.session_state.get("sr3_which_file") not in names:
-            st.session_state["sr3_which_file"] = chosen
-        chosen = st.selectbox("Which picture?", names, key="sr3_which_file")
+        if st.session_state.get(WHICH) not in names:
+            st.session_state[WHICH] = chosen
+        chosen = st.selectbox("Which picture?", names, key=WHICH)
     if chosen in choices:
         return _from_visitor(choices[chosen].getvalue(), low, high)
     assert clipboard is not None

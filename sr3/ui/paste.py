@@ -1,6 +1,7 @@
-"""A picture from the clipboard: Ctrl+V anywhere on the page, or the button.
+"""A picture from the clipboard: Ctrl+V anywhere on a page with inputs, or the button.
 
-Invariant: what is pasted is a stranger's bytes, bounded here and decoded as an upload is.
+Invariants: what is pasted is a stranger's bytes, bounded here and decoded as an upload is; it
+becomes the visitor's choice at once, whichever input was open.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import streamlit as st
 from sr3.errors import ImageError
 
 MOST = 20_000_000  # bytes
-KEY, PASTED = "sr3_paste", "sr3_pasted"
+KEY, PASTED, REFUSED = "sr3_paste", "sr3_pasted", "sr3_paste_refused"
+SOURCE, UPLOAD = "sr3_source", "Upload"  # the tab of the inputs, and the one that shows it
+WHICH, CLIPBOARD = "sr3_which_file", "From the clipboard"  # the choice among several pictures
 
 
 _HERE = Path(__file__).parent
@@ -25,13 +28,37 @@ _paste = st.components.v2.component(
 )
 
 
+def listen() -> None:
+    """The button, and an ear for Ctrl+V while it is on the page, be its tab open or not."""
+    _paste(key=KEY, data={"most": MOST}, on_picture_change=_take)
+
+
 def pasted() -> bytes | None:
-    """The picture that was pasted last, kept in the visitor's session alone."""
-    found = _paste(key=KEY, data={"most": MOST}, on_picture_change=lambda: None)
-    if text := found.picture:
-        st.session_state[PASTED] = read(str(text))
+    """The picture that was pasted last, kept in the visitor's session alone.
+
+    Raises ImageError where the last paste was no picture.
+    """
+    if refused := st.session_state.pop(REFUSED, None):
+        raise ImageError(refused)
     data: bytes | None = st.session_state.get(PASTED)
     return data
+
+
+def _take() -> None:
+    """Before the page is drawn anew: keep what was pasted, and choose it."""
+    if text := st.session_state[KEY].picture:
+        choose(str(text))
+
+
+def choose(text: str) -> None:
+    """Make a data URI the visitor's choice; a refusal is kept for `pasted`."""
+    state = st.session_state
+    state[SOURCE], state[WHICH] = UPLOAD, CLIPBOARD
+    state.pop(REFUSED, None)
+    try:
+        state[PASTED] = read(text)
+    except ImageError as error:
+        state[REFUSED] = str(error)
 
 
 def read(text: str) -> bytes:

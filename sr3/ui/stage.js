@@ -43,6 +43,7 @@ class Stage {
     this.frames = new Map() // index -> frame, of the current run
     this.queue = []
     this.run = null
+    this.calm = matchMedia('(prefers-reduced-motion: reduce)').matches
     this.find('.timeline').addEventListener('input', (event) => this.scrub(+event.target.value))
     for (const figure of this.root.querySelectorAll('figure')) {
       const divider = figure.querySelector('.divider')
@@ -68,6 +69,7 @@ class Stage {
       if (frame.index > this.shown) this.queue.push(frame)
     }
     this.queue.sort((one, other) => one.index - other.index)
+    if (this.calm) this.queue = this.queue.slice(-1)
     this.play()
   }
 
@@ -136,8 +138,7 @@ class Stage {
   }
 
   comeIntoView() {
-    const calm = matchMedia('(prefers-reduced-motion: reduce)').matches
-    this.find('.squares').scrollIntoView({ block: 'nearest', behavior: calm ? 'auto' : 'smooth' })
+    this.find('.squares').scrollIntoView({ block: 'nearest', behavior: this.calm ? 'auto' : 'smooth' })
   }
 
   // Streamlit may end a component and go on with it: what comes next must find no dead timer.
