@@ -21,6 +21,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -97,12 +98,16 @@ def registry(path: Path | None = None) -> dict[str, RegistryEntry]:
     """The entries of `registry.toml` by name, in its order. Raises CheckpointError if malformed."""
     path = path or ROOT / "registry.toml"
     try:
-        table = tomllib.loads(path.read_text())
-        return {name: RegistryEntry(name=name, **entry) for name, entry in table.items()}
+        return dict(_entries(path.read_text()))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, TypeError) as error:
         raise CheckpointError(f"{path} is not a valid registry: {error}.") from error
+
+
+@lru_cache(maxsize=4)  # by its text, which is never stale: pages ask at every rerun
+def _entries(text: str) -> dict[str, RegistryEntry]:
+    return {name: RegistryEntry(name=name, **entry) for name, entry in tomllib.loads(text).items()}
 
 
 def find_checkpoint(name: str) -> Path:
@@ -167,12 +172,13 @@ def missing_parents(path: Path, above: frozenset[Path] = frozenset()) -> list[st
     except CheckpointError:
         return []
     missing = []
+    above |= {path.resolve()}  # a folder made of itself would never end
     for parent in settings.parents if isinstance(settings, Recipe) else ():
-        place = parent_path(path, parent)
+        place = parent_path(path, parent).resolve()
         if place in above or not (place.is_file() or has_files(place)):
             missing.append(parent.name)
         else:
-            missing += missing_parents(place, above | {path})
+            missing += missing_parents(place, above)
     return missing
 
 
@@ -268,12 +274,7 @@ def as_parent(name: str, folder: Path) -> Parent:
 def read_settings(path: Path) -> ModelConfig | Recipe:
     """`config.json` of a checkpoint folder. Raises CheckpointError."""
     try:
-        values = json.loads((path / CONFIG).read_text())
-        if isinstance(values, dict) and values.get("kind", "full") != "full":
-            return from_dict(Recipe, values)
-        if isinstance(values, dict):
-            values.pop("kind", None)
-        return from_dict(ModelConfig, values)
+        return _settings((path / CONFIG).read_text())
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is not a checkpoint: it has no {CONFIG}. Import a public file with "
@@ -281,6 +282,16 @@ def read_settings(path: Path) -> ModelConfig | Recipe:
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise CheckpointError(f"{path / CONFIG} cannot be used: {error}") from error
+
+
+@lru_cache(maxsize=64)  # by their text, as `_entries`
+def _settings(text: str) -> ModelConfig | Recipe:
+    values = json.loads(text)
+    if isinstance(values, dict) and values.get("kind", "full") != "full":
+        return from_dict(Recipe, values)
+    if isinstance(values, dict):
+        values.pop("kind", None)
+    return from_dict(ModelConfig, values)
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -1,7 +1,7 @@
 """Settings as frozen dataclasses: validated when made, round-tripped through JSON beside weights.
 
-Invariants: `from_dict(type, to_dict(x)) == x`; an unknown key or a value outside its range raises
-`ConfigError`; nothing here imports torch.
+Invariants: `from_dict(type, to_dict(x)) == x`; an unknown or missing key or a value outside its
+range raises `ConfigError`; nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from sr3.errors import ConfigError
@@ -95,7 +96,7 @@ class SamplerConfig:
     spacing: Spacing = "log_snr"
     start: int = 2000  # first time step; under the schedule's last one, begin from the noised
     # low-resolution estimate instead of pure noise
-    end: int = 1  # last time step evaluated (log_snr and karras spacing)
+    end: int = 1  # last time step evaluated (log_snr, karras; uniform's is start / steps)
     eta: float = 0.0  # 0 deterministic, 1 ancestral (ddim alone)
     clamp: bool = True  # hold the clean estimate in [-1, 1]
     consistency: bool = True  # make the clean estimate reduce to exactly the input
@@ -188,18 +189,34 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     """The dataclass `kind` from a dictionary such as parsed JSON.
 
-    Raises ConfigError for an unknown key, a wrong type or a value outside its range.
+    Raises ConfigError for an unknown or a missing key, a wrong type or a value outside its range.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{kind.__name__} must be an object of settings; got {values!r}.")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(
             f"{kind.__name__} has no setting {', '.join(map(repr, unknown))}; "
             f"it has {', '.join(hints)}."
         )
+    if lacking := [name for name in _without_default(kind) if name not in values]:
+        raise ConfigError(f"{kind.__name__} lacks {', '.join(map(repr, lacking))}: add it.")
     return kind(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
+
+
+@cache  # a type: there are few, and resolving their names takes a hundred times as long
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _without_default(kind: Any) -> list[str]:
+    """The settings of a dataclass that have no default."""
+    return [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
@@ -215,7 +232,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         _require(isinstance(value, list | tuple), f"{name} must be a list; got {value!r}.")
         return tuple(_convert(name, item, arguments[0]) for item in value)
     if origin is Literal:
-        _require(isinstance(value, str), f"{name} must be a word; got {value!r}.")
+        _choice(name, value, hint)
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

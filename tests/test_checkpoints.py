@@ -21,6 +21,7 @@ from sr3.checkpoints import (
     save_checkpoint,
     weights_hash,
 )
+from sr3.combine import Parent, Recipe
 from sr3.errors import CheckpointError
 from sr3.presets import MODELS
 from sr3.unet import UNet
@@ -138,17 +139,27 @@ def test_a_folder_without_config_is_refused(folder):
         b'{"network": {"chanels": 2}}',
         b'{"network": {"channels": "many"}}',
         b'{"prediction": "score"}',
+        b'{"kind": "delta"}',
+        b'{"kind": "delta", "parents": [{"name": "lite"}]}',
+        b'{"kind": ["delta"]}',
+        b'{"kind": "blend", "parents": [], "weight": 0.5}',
     ],
 )
 def test_a_config_that_cannot_be_used_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     assert "config.json" in refusal(folder)
+    assert not checkpoints.has_files(folder) and checkpoints.missing_parents(folder) == []
 
 
 def test_an_unknown_setting_is_named(folder):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"colour": "red"}))
     assert "'colour'" in refusal(folder)
+
+
+def test_a_setting_that_a_recipe_lacks_is_named(folder):
+    (folder / "config.json").write_text('{"kind": "delta"}')
+    assert "Recipe lacks 'parents': add it." in refusal(folder)
 
 
 def test_weights_of_another_network_are_refused(folder):
@@ -324,6 +335,33 @@ def test_the_registry_lists_what_is_offered(tmp_path, monkeypatch, folder):
         find_checkpoint("far")
     with pytest.raises(CheckpointError, match="lite, far"):
         find_checkpoint("lihgt")
+
+
+def test_a_change_of_the_registry_is_seen(tmp_path):
+    file = tmp_path / "registry.toml"
+    file.write_text('[lite]\ntitle = "Lite"\nsource = "tiny"\n')
+    registry(file).clear()  # what is given out is the caller's own
+    assert list(registry(file)) == ["lite"]
+    file.write_text('[lite]\ntitle = "Lite"\nsource = "tiny"\n[far]\ntitle = "Far"\nsource = "x"\n')
+    assert list(registry(file)) == ["lite", "far"]
+    times = file.stat().st_mtime_ns
+    file.write_text(file.read_text().replace("far", "fur"))  # as long as before, and as old
+    os.utime(file, ns=(times, times))
+    assert list(registry(file)) == ["lite", "fur"]
+    file.write_text("[lite")
+    with pytest.raises(CheckpointError, match="not a valid registry"):
+        registry(file)
+    file.unlink()
+    assert registry(file) == {}
+
+
+def test_a_checkpoint_made_of_itself_is_never_complete(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(Path("ring"), Recipe("delta", (Parent("../ring", "0" * 64),)), {}, "")
+    assert checkpoints.missing_parents(Path("ring")) == ["../ring"]
+    for name, parent in (("one", "../two"), ("two", "../one")):
+        save_checkpoint(Path(name), Recipe("delta", (Parent(parent, "0" * 64),)), {}, "")
+    assert checkpoints.missing_parents(Path("one")) == ["../one"]
 
 
 def test_without_a_registry_nothing_is_offered(tmp_path, monkeypatch):

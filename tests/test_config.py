@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from sr3.combine import Parent
 from sr3.config import (
     ModelConfig,
     SamplerConfig,
@@ -105,6 +106,11 @@ def test_a_wrong_type_is_refused_by_name(kind, name, value):
     with pytest.raises(ConfigError, match="must be") as caught:
         from_dict(kind, {name: value})
     assert name in str(caught.value) or kind is ModelConfig
+
+
+def test_a_setting_without_a_default_must_be_given():
+    with pytest.raises(ConfigError, match="Parent lacks 'name', 'sha256'"):
+        from_dict(Parent, {})
 
 
 @pytest.mark.parametrize("values", [None, 3, "steps", [1], True])
