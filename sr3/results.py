@@ -93,13 +93,13 @@ def compact(folder: str | Path, rows: int = 400_000) -> None:
 
     Others may append and read meanwhile; cut short, nothing is lost. Raises SR3Error.
     """
-    before = sorted(Path(folder).glob("*.parquet"))
-    if len(before) < 2:
+    parts = _read_parts(Path(folder))
+    if len(parts) < 2:
         return
-    table = _newest(pa.concat_tables(map(_read_part, before)).to_pandas())
+    table = _newest(pa.concat_tables(parts.values()).to_pandas())
     for start in range(0, len(table), rows):
         append(table.iloc[start : start + rows], folder)
-    for part in before:
+    for part in parts:
         part.unlink(missing_ok=True)
 
 
@@ -109,9 +109,7 @@ def read(path: str | Path) -> pd.DataFrame:
     Columns as in SCHEMA, sorted by KEY. A folder that is empty or absent is an empty table:
     nothing was measured. SR3Error for a part that is damaged or has other columns.
     """
-    path = Path(path)
-    files = [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))
-    tables = [SCHEMA.empty_table(), *map(_read_part, files)]
+    tables = [SCHEMA.empty_table(), *_read_parts(Path(path)).values()]
     frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
     return _newest(frame)
 
@@ -122,11 +120,28 @@ def _newest(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(list(KEY), kind="stable").reset_index(drop=True)
 
 
+def _read_parts(path: Path) -> dict[Path, pa.Table]:
+    """The parts of a table by file; listed again where one went meanwhile, since whoever compacts
+    removes a part only when its rows are in another."""
+    before: list[Path] = []
+    while True:
+        files = [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))
+        try:
+            return {file: _read_part(file) for file in files}
+        except FileNotFoundError as error:
+            if files == before or files == [path]:
+                raise SR3Error(f"There is no table of results {error}.") from error
+            before = files
+
+
 def _read_part(file: Path) -> pa.Table:
+    """One part. Raises FileNotFoundError, and SR3Error where it is no such part."""
     try:
         # ParquetFile, since read_table would take folder names such as "run=3" for columns.
         with pq.ParquetFile(file) as part:
             table = part.read()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(file) from error  # pyarrow's has no file name
     except (OSError, pa.ArrowException) as error:
         raise SR3Error(f"{file} is not a table of results ({error}): remove it") from error
     if not table.schema.equals(SCHEMA):
@@ -199,8 +214,16 @@ def difference(
     """Mean of `ours - baseline` over the images both have, with a paired bootstrap interval.
 
     Each is the part of a table that holds one metric with one setting, such as two checkpoints'
-    "psnr" on one domain. SR3Error where they differ in metric or files, or share no image.
+    "psnr" on one domain. SR3Error where they differ in metric or files, where one of them mixes
+    checkpoints or ways of sampling, or where they share no image.
     """
+    for rows in (ours, baseline):
+        for name in ("checkpoint_hash", "sampler", "steps"):
+            if len(mixed := rows[name].unique()) > 1:
+                raise SR3Error(
+                    f"each side of a difference needs one {name}, not {sorted(map(str, mixed))}: "
+                    "choose the rows of one."
+                )
     for name in ("metric", "domain", "file_list_hash", "lpips_backbone"):
         both = pd.concat([ours[name], baseline[name]])
         if both.nunique(dropna=False) > 1:

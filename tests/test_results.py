@@ -191,6 +191,29 @@ for image in range(25):
     assert table.groupby("seed")["image"].nunique().tolist() == [25, 25]
 
 
+def test_a_reader_follows_a_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for image in "ab":
+        results.append([row(image=image)], tmp_path)
+    real = results._read_part
+
+    def compacted_meanwhile(file: Path) -> pa.Table:
+        monkeypatch.setattr(results, "_read_part", real)
+        results.compact(tmp_path)
+        return real(file)
+
+    monkeypatch.setattr(results, "_read_part", compacted_meanwhile)
+    assert results.read(tmp_path)["image"].tolist() == ["a", "b"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SR3Error, match=r"There is no table of results .*lost\.parquet"):
+        results.read(tmp_path / "lost.parquet")
+    (tmp_path / "link.parquet").symlink_to("nowhere")
+    with pytest.raises(SR3Error, match=r"There is no table of results .*link\.parquet"):
+        results.read(tmp_path)
+
+
 # -------------------------------------------------------------------------------------- derive
 def test_the_summary_averages_seeds_first_and_counts_images(tmp_path: Path) -> None:
     # One image has three seeds: averaged by rows the mean would be 18, not 20.
@@ -249,6 +272,19 @@ def test_a_difference_of_unlike_things_is_refused(
 ) -> None:
     with pytest.raises(SR3Error, match=message):
         results.difference(frame(row()), frame(row(**change)))
+
+
+@pytest.mark.parametrize("name", ["checkpoint_hash", "sampler", "steps"])
+def test_a_side_that_mixes_settings_is_refused(
+    name: str, frame: Callable[..., pd.DataFrame]
+) -> None:
+    other: Any = 2 if name == "steps" else "other"
+    one, changed = frame(row()), frame(row(**{name: other}))
+    assert results.difference(one, changed).n == 1  # the two sides may differ in it
+    mixed = frame(row(), row(**{name: other}))
+    for sides in ((mixed, one), (one, mixed)):
+        with pytest.raises(SR3Error, match=f"one {name}"):
+            results.difference(*sides)
 
 
 @pytest.fixture
