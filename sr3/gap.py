@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sr3 import srga
+from sr3.bootstrap import bounds_of
 from sr3.config import ModelConfig
 from sr3.denoiser import signal_and_noise
 from sr3.domains import Domain, Split, list_hash, load_pixels
@@ -111,8 +113,8 @@ def _measure(
     for time in settings.times:
         reference: NDArray[Any] | None = None
         for domain, data in zip(domains, sets, strict=True):
-            features = Features(model.network) if settings.srga else None
-            errors = denoising_errors(model, data.x0, data.condition, time, settings, features)
+            with Features(model.network) if settings.srga else nullcontext() as features:
+                errors = denoising_errors(model, data.x0, data.condition, time, settings, features)
             rows = _error_rows(data, errors, time, settings)
             if features is not None:
                 found = features.take()
@@ -167,8 +169,6 @@ def denoising_errors(
             error = (estimate.clamp(-1, 1) - clean).double().flatten(1)
             errors[part, 0, draw] = error.abs().mean(dim=1)
             errors[part, 1, draw] = error.square().mean(dim=1)
-    if features is not None:
-        features.close()
     return errors
 
 
@@ -206,7 +206,7 @@ def gap_along_chain(
             continue
         ours, theirs = (_one_setting(group, each) for each in (reference, domain))
         one, other = (_resampled_means(each, seed + k) for k, each in enumerate((ours, theirs)))
-        gap, ratio = (np.quantile(x, (0.025, 0.975)) for x in (other - one, other / one))
+        gap, ratio = (bounds_of(drawn) for drawn in (other - one, other / one))
         rows.append({
             "time": parsed[1], "reference": ours.mean(), "domain": theirs.mean(),
             "gap": theirs.mean() - ours.mean(), "low": gap[0], "high": gap[1],
@@ -236,7 +236,7 @@ def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float
 
 # ------------------------------------------------------------------------- generalization index
 class Features:
-    """What a network feeds to its last convolution, collected while `active`."""
+    """What a network feeds to its last convolution, collected while `active` within `with`."""
 
     def __init__(self, network: nn.Module) -> None:
         self.active = True
@@ -256,8 +256,11 @@ class Features:
         out: NDArray[Any] = torch.cat(self._parts).numpy()
         return out
 
-    def close(self) -> None:
-        """Leave the network as it was."""
+    def __enter__(self) -> Features:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the network as it was: others share it."""
         for hook in self._hooks:
             hook.remove()
 

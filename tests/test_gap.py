@@ -151,6 +151,29 @@ def test_metric_names_are_read_back():
     assert gap.read_metric("psnr") is None
 
 
+def test_bounds_are_values_that_a_resample_has():
+    """Of 4 images of 1 and 2 in each domain, every resampled gap is a multiple of a quarter."""
+    settings = {"checkpoint_hash": "a", "sampler": "s", "seed": 0, "metric": "x0_mae@t=9"}
+    rows = [
+        settings | {"domain": d, "file_list_hash": d, "image": str(k), "value": 1.0 + k % 2}
+        for d in ("one", "other")
+        for k in range(4)
+    ]
+    for seed in range(8):
+        (found,) = gap_along_chain(pd.DataFrame(rows), "one", "other", seed=seed).to_dict("records")
+        assert found["low"] * 4 == round(found["low"] * 4)
+        assert found["high"] * 4 == round(found["high"] * 4)
+
+
+def test_an_error_leaves_no_hook_on_the_shared_network(parent, smooth, monkeypatch):
+    model = sr3.load(parent, "cpu")
+    settings = GapSettings((500,), images=4, draws=1, srga=True)
+    monkeypatch.setattr(gap, "SeededNoise", None)
+    with pytest.raises(TypeError):
+        list(measure_gap(model, hash_of(parent), [domain(smooth)], settings))
+    assert not [part for part in model.network.modules() if part._forward_pre_hooks]
+
+
 # ------------------------------------------------------------------------------------- the index
 @pytest.mark.parametrize(("shape", "scale"), [(0.6, 0.1), (1.0, 2.0), (2.0, 1.0), (5.0, 30.0)])
 def test_the_fit_finds_what_was_sampled(shape, scale):
@@ -229,10 +252,9 @@ def test_the_index_rows_are_the_index_of_the_features(parent, smooth, busy):
             x0, c = (to_tensor(x[None]) for x in (truth, enlarge(degrade(truth))))
             eps = gap.SeededNoise([(3, place)], (3, 128, 128))()
             a, s = float(level), float((1 - level**2).sqrt())
-            watch = gap.Features(model.network)
-            model.denoise(a * x0 + s * eps, c, level[None])
+            with gap.Features(model.network) as watch:
+                model.denoise(a * x0 + s * eps, c, level[None])
             parts.append(watch.take()[0])
-            watch.close()
         features[folder.name] = np.stack(parts)
     reference = features["smooth0"]
     for name, found in features.items():
@@ -249,11 +271,10 @@ def test_the_index_rows_are_the_index_of_the_features(parent, smooth, busy):
 
 def test_features_are_what_the_last_convolution_is_given(parent):
     network = sr3.load(parent, "cpu").network
-    features = gap.Features(network)
     x, c = (torch.randn(2, 3, 128, 128) for _ in range(2))
-    out = network(c, x, torch.tensor([0.5, 0.9]))
+    with gap.Features(network) as features:
+        out = network(c, x, torch.tensor([0.5, 0.9]))
     maps = torch.tensor(features.take()).view(2, 16, 16, 16)
-    features.close()
     expected = torch.nn.functional.pixel_shuffle(network.head(maps), 8)
     assert float((expected - out).abs().max()) < 1e-5
     network(c, x, torch.tensor([0.5, 0.9]))
