@@ -32,11 +32,11 @@ def generate(
     """Generate faces: a mean colour becomes 16x16 pixels, and these become 128x128."""
     from sr3 import people
     from sr3.checkpoints import find_checkpoint, hash_of
+    from sr3.files import write_bytes
     from sr3.generate import FIRST, load_colours
     from sr3.generate import generate as make
     from sr3.images import encode_png
     from sr3.pipeline import load
-    from sr3.upscale import write_whole
 
     stage = first or FIRST
     colours = load_colours(stage)
@@ -48,11 +48,11 @@ def generate(
     for face in faces:
         path = out / f"face-{seed}-{face.index}.png"
         picture = encode_png(face.image)
-        write_whole(path, picture)
+        write_bytes(path, picture)
         origins.append(people.Origin(path.name, people.digest(picture), seed, face.index, *stages))
         small = out / f"face-{seed}-{face.index}-16.png" if low_res else None
         if small:
-            write_whole(small, encode_png(face.low_res))
+            write_bytes(small, encode_png(face.low_res))
         say(f"{path} ({time.monotonic() - began:.1f} s)")
         rows.append({
             "output": str(path), "low_res": str(small) if small else None, "seed": seed,

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from sr3.errors import ImageError
+from sr3.files import write_text
 from sr3.images import Pixels, decode
-from sr3.upscale import write_whole
 
 LIST = "people.json"
 SIDE = 128  # pixels
@@ -61,7 +61,7 @@ def add(folder: Path, made: Iterable[Origin]) -> Path:
     listed = {each.file: each for each in _listed(folder)} | {each.file: each for each in made}
     kept = [each for name, each in sorted(listed.items()) if (folder / name).is_file()]
     text = json.dumps([dataclasses.asdict(each) for each in kept], indent=1)
-    write_whole(folder / LIST, f"{text}\n".encode())
+    write_text(folder / LIST, f"{text}\n")
     return folder / LIST
 
 

@@ -12,13 +12,14 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from sr3.errors import HubError
+from sr3.files import whole, write_text
 
 PREFIX = "hub:"
 PART = ".sr3.incomplete"  # behind the name of a file that is being fetched
@@ -153,13 +154,11 @@ def is_right(file: Path, wanted: str) -> bool:
 def place(pointer: Path, blob: Path) -> None:
     """Make a snapshot's file of a blob, as the Hub's clients do: a link, or a copy."""
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        temporary.symlink_to(os.path.relpath(blob, pointer.parent))
-    except OSError:  # a file system without links
-        shutil.copyfile(blob, temporary)
-    os.replace(temporary, pointer)
+    with whole(pointer) as partial:
+        try:
+            partial.symlink_to(os.path.relpath(blob, pointer.parent))
+        except OSError:  # a file system without links
+            shutil.copyfile(blob, partial)
 
 
 def linked_files(pin: Pin) -> dict[str, str]:
@@ -190,10 +189,5 @@ def safe_name(name: str) -> str:
 
 def write_note(file: Path, text: str) -> None:
     """Best effort: a cache that cannot be written only costs a request the next time."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_text(text)
-        os.replace(partial, file)
-    except OSError:
-        return
+    with suppress(OSError):
+        write_text(file, text)

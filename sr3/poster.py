@@ -19,11 +19,11 @@ from sr3 import answers, charts
 from sr3.answers import Contrast
 from sr3.charts import Chart
 from sr3.errors import ReportError
+from sr3.files import whole, write_text
 from sr3.looks import Look, look
 from sr3.markup import figure, items, page, prose
 from sr3.observations import fadings, main_metric, transfers
 from sr3.report import LIMITS, NO_STUDY, QUESTION, TITLE, provenance
-from sr3.run_folder import write_text
 from sr3.views import Story
 
 BROWSERS = (
@@ -150,8 +150,8 @@ def print_pdf(source: Path) -> Path:
         ]  # fmt: skip
         try:
             subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
-            shutil.copyfile(made, file.with_suffix(".partial"))
-            os.replace(file.with_suffix(".partial"), file)
+            with whole(file) as partial:
+                shutil.copyfile(made, partial)
         except (OSError, subprocess.SubprocessError) as error:
             raise ReportError(
                 f"{browser} could not print the poster ({type(error).__name__}): open {source} in "

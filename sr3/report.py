@@ -10,9 +10,9 @@ from pathlib import Path
 
 from sr3 import charts
 from sr3.charts import Chart
+from sr3.files import write_text
 from sr3.looks import Look, look
 from sr3.markup import figure, items, page, prose, table
-from sr3.run_folder import write_text
 from sr3.views import Story
 
 TITLE = "How little fine-tuning does a face super-resolver need?"

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sr3.errors import SR3Error
+from sr3.files import whole
 from sr3.metrics import Interval, bootstrap_mean, paired_difference
 
 SCHEMA = pa.schema([
@@ -73,15 +74,10 @@ def write(rows: Rows, file: str | Path) -> Path:
     """Write rows as one Parquet file, atomically, replacing what was there; raises SR3Error."""
     file = Path(file)
     table = _to_arrow(rows)
-    # Not named .parquet, so that no reader takes it for a part.
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(table, temporary, compression="zstd")
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole(file) as partial:
+            pq.write_table(table, partial, compression="zstd")
     except OSError as error:  # pyarrow's have no file name, and a long text
         reason = os.strerror(error.errno) if error.errno else error
         raise SR3Error(f"{file} cannot be written: {reason}.") from error

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from sr3.batches import BatchSource, Epochs, mixed_seed
 from sr3.config import ModelConfig, TrainConfig, to_dict
 from sr3.denoiser import Denoiser
 from sr3.errors import TrainingError
+from sr3.files import whole
 from sr3.images import Pixels, degrade, enlarge, to_tensor
 from sr3.optimizers import make_optimizers
 from sr3.parallel import Team
@@ -180,12 +180,8 @@ class Trainer:
             "seconds": self.seconds,
             "config": _identity(self.config),
         }
-        partial = path.with_suffix(".partial")
-        try:
+        with whole(path, alone=True) as partial:
             torch.save(state, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def resume(self, path: Path) -> None:
         """Continue from a saved state. Raises TrainingError where it is of another run."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shlex
 import time
 from collections.abc import Generator
@@ -31,6 +30,7 @@ from sr3.devices import pick_device
 from sr3.distil import Distiller
 from sr3.domains import Domain, load_pixels
 from sr3.errors import ConfigError, TrainingError
+from sr3.files import whole
 from sr3.images import Pixels, degrade, enlarge
 from sr3.metrics import Scorer, mean_scores
 from sr3.parallel import Team, join
@@ -191,9 +191,8 @@ class TrainingRun:
         sheet = contact_sheet(
             self.validation[:SHEET_IMAGES], results[:SHEET_IMAGES], self.plan.model.network.low_res
         )
-        partial = path.with_suffix(".partial")
-        Image.fromarray(sheet).save(partial, format="PNG")
-        os.replace(partial, path)
+        with whole(path) as partial:
+            Image.fromarray(sheet).save(partial, format="PNG")
 
     def _card(self, row: dict[str, Any], baseline: dict[str, Any]) -> str:
         plan, trainer = self.plan, self.trainer

@@ -7,7 +7,6 @@ not at all; a file that cannot be used fails alone, and the others' bits do not 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from sr3.errors import ImageError
 from sr3.faces import crop_face
+from sr3.files import write_bytes
 from sr3.images import Pixels, decode, encode_png, resize
 from sr3.metrics import Scorer, Scores
 from sr3.pipeline import Result, SuperResolver
@@ -170,19 +170,8 @@ def _keep(face: Face, result: Result, index: int, out: Path, scorer: Scorer) -> 
     scores = scorer(images, original, result.low_res[index][None].repeat(samples, axis=0))
     for image, name, score in zip(images, output_names(face.stem, samples), scores, strict=True):
         output = out / name
-        write_whole(output, encode_png(image))
+        write_bytes(output, encode_png(image))
         yield Upscaled(face.source, output, result.seconds / len(result.images), score, face.note)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is never seen in part, also when it is interrupted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def json_row(
