@@ -33,7 +33,7 @@ import numpy as np
 from sr3.config import SamplerConfig
 from sr3.domains import Domain, Entry, Split, list_hash, load_pixels
 from sr3.errors import ConfigError
-from sr3.images import Pixels, degrade, enlarge, to_uint8
+from sr3.images import Pixels, degrade, enlarge
 from sr3.metrics import Scorer, psnr
 from sr3.pipeline import SuperResolver
 
@@ -198,8 +198,7 @@ def _draw(model: SuperResolver, low: Pixels, variant: _Variant, batch: int) -> P
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
         seeds = [(seed, 0) for _, seed in part]
-        *_, last = model.stream_batch(low[[i for i, _ in part]], seeds, variant.settings)
-        drawn.append(to_uint8(last.x0))
+        drawn.append(model.draw(low[[i for i, _ in part]], seeds, variant.settings))
     out = np.concatenate(drawn)
     return out.reshape(len(low), len(variant.seeds), *out.shape[1:])
 

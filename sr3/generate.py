@@ -20,7 +20,7 @@ import numpy as np
 
 from sr3.checkpoints import ROOT
 from sr3.errors import CheckpointError, ConfigError
-from sr3.images import Pixels, to_uint8
+from sr3.images import Pixels
 from sr3.metrics import Values
 from sr3.pipeline import SuperResolver
 
@@ -117,12 +117,7 @@ def _generate(
         indices = range(part * batch, min((part + 1) * batch, count))
         seeds = [(seed, index) for index in indices]
         colour = np.stack([colours.draw(seed, index) for index in indices])
-        small = _last(first, colour, seeds)
-        large = _last(second, small, seeds)
+        small = first.draw(colour, seeds, first.config.sampling)
+        large = second.draw(small, seeds, second.config.sampling)
         for k, index in enumerate(indices):
             yield Generated(index, large[k], small[k], colour[k])
-
-
-def _last(model: SuperResolver, low_res: Pixels, seeds: list[tuple[int, int]]) -> Pixels:
-    *_, step = model.stream_batch(low_res, seeds, model.config.sampling)
-    return to_uint8(step.x0)

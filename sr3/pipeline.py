@@ -211,7 +211,7 @@ class SuperResolver(Pretrained):
         began = time.perf_counter()
         jobs = [(i, k) for i in range(len(low)) for k in range(samples)]
         done = [
-            self._part(low[[i for i, _ in part]], [(seed, k) for _, k in part], settings)
+            self.draw(low[[i for i, _ in part]], [(seed, k) for _, k in part], settings)
             for part in (jobs[j : j + batch] for j in range(0, len(jobs), batch))
         ]
         out = np.concatenate(done)
@@ -280,11 +280,14 @@ class SuperResolver(Pretrained):
             except StopIteration as stop:
                 yield Step(total, total, 1.0, stop.value, stop.value, total)
 
-    def _part(
+    def draw(
         self, low_res: Pixels, seeds: Sequence[tuple[int, int]], settings: SamplerConfig
     ) -> Pixels:
-        """The results of a batch, (batch, high, high, 3) uint8; in halves where the GPU's memory
-        does not suffice, which changes no image."""
+        """The results of a batch, (batch, high, high, 3) uint8: `stream_batch` to its end, in
+        halves where the GPU's memory does not suffice, which changes no image.
+
+        Raises ConfigError where it does not suffice for one.
+        """
         try:
             return to_uint8(self._run(low_res, seeds, settings))
         except torch.OutOfMemoryError as error:
@@ -295,7 +298,7 @@ class SuperResolver(Pretrained):
                 ) from error
         half = len(seeds) // 2
         parts = (slice(None, half), slice(half, None))
-        return np.concatenate([self._part(low_res[k], seeds[k], settings) for k in parts])
+        return np.concatenate([self.draw(low_res[k], seeds[k], settings) for k in parts])
 
     def _run(
         self, low_res: Pixels, seeds: Sequence[tuple[int, int]], settings: SamplerConfig

@@ -90,6 +90,24 @@ def test_rows_are_those_of_one_image_at_a_time(model, domain):
         assert found == pytest.approx(decibels(mean, truth), abs=1e-9)
 
 
+def test_a_batch_that_does_not_fit_is_halved(model, domain, monkeypatch):
+    _, expected = collect(model, domain, batch=1, images=3)
+    run = model._run
+
+    def limited(low_res, seeds, settings):
+        if len(seeds) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(low_res, seeds, settings)
+
+    monkeypatch.setattr(model, "_run", limited)
+    _, found = collect(model, domain, batch=3, images=3)
+
+    def key(row):
+        return row["checkpoint"], row["image"], row["metric"]
+
+    assert sorted(found, key=key) == sorted(expected, key=key)
+
+
 def test_the_baselines(model, domain):
     _, rows = collect(model, domain, samples=2, seed=7)
     schedule = model.schedule

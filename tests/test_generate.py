@@ -78,6 +78,24 @@ def test_a_face_depends_on_its_seed_and_index_alone(stages):
     assert np.abs(other.image.astype(int) - alone[0].image).mean() > 1
 
 
+def test_a_batch_that_does_not_fit_is_halved(stages, monkeypatch):
+    expected = list(generate(*stages, COLOUR, 2, seed=5, batch=1))
+    for model in stages:
+        monkeypatch.setattr(model, "_run", limited(model._run))
+    found = list(generate(*stages, COLOUR, 2, seed=5, batch=2))
+    for one, other in zip(found, expected, strict=True):
+        assert (one.image == other.image).all() and (one.low_res == other.low_res).all()
+
+
+def limited(run):
+    def one_at_most(low_res, seeds, settings):
+        if len(seeds) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(low_res, seeds, settings)
+
+    return one_at_most
+
+
 def test_stages_that_do_not_fit_are_refused_at_once(stages):
     first, second = stages
     for words, told in (
