@@ -3,8 +3,9 @@
     SR3_DATA=... SR3_LPIPS_WEIGHTS=... python -m benchmarks.trials --minutes 8
 
 Each arm trains from scratch on one thread with the learning rate falling to zero at the end, and is
-scored on the same validation images in 20 DDIM steps (eta 1) with consistency. The table belongs
-in the checkpoint's card. Arms run one after another: on an idle machine they compare.
+scored on the same validation images in 20 DDIM steps (eta 1) with consistency, whatever the preset
+`lite` samples with by now. The table belongs in the checkpoint's card. Arms run one after another:
+on an idle machine they compare.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from sr3.pipeline import SuperResolver
 from sr3.presets import preset
 from sr3.train import Trainer
 from sr3.unet import UNet
+
+SAMPLING = {"sampler": "ddim", "eta": 1.0, "steps": 20, "start": 960, "end": 6}
 
 
 def arms() -> dict[str, tuple[UNetConfig, dict[str, object]]]:
@@ -91,7 +94,7 @@ def score(model: ModelConfig, network: UNet, held: np.ndarray, scorer: Scorer) -
     resolver = SuperResolver(
         network, model, dataclasses.replace(pick_device("cpu"), precision=torch.float32)
     )
-    result = resolver.upscale(list(held), steps=20)
+    result = resolver.upscale(list(held), **SAMPLING)
     rows = scorer(result.images[:, 0], held, result.low_res)
     means = [np.mean([getattr(row, m) for row in rows]) for m in ("psnr", "ssim")]
     lpips = "not measured" if rows[0].lpips is None else f"{np.mean([r.lpips for r in rows]):.4f}"

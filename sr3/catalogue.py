@@ -16,6 +16,7 @@ import typer
 
 from sr3.cards import NON_COMMERCIAL, make_card
 from sr3.errors import CheckpointError, DomainError
+from sr3.terminal import Json, print_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,15 +34,9 @@ PUBLIC_LICENCE = (
 
 _log = logging.getLogger("sr3.pull")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 checkpoints = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, inspect, import and check checkpoints."
 )
-
-
-def print_json(value: object) -> None:
-    """JSON on standard output, for another program."""
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 @checkpoints.command("list")
@@ -158,7 +153,7 @@ def _change_of(checkpoint: Path, recipe: Recipe, out: Path) -> tuple[Recipe, dic
     from sr3.checkpoints import as_parent, read_weights, registry
 
     if recipe.kind != "delta":
-        raise CheckpointError(f"{checkpoint} is no change to a parent: only these shrink.")
+        raise CheckpointError(f"{checkpoint} is {recipe.kind}: only a change to a parent shrinks.")
     parent = recipe.parents[0]
     if parent.name not in registry():
         parent = as_parent(str(checkpoint / parent.name), out)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sr3.catalogue import Json, checkpoints, list_domains, print_json
+from sr3.catalogue import checkpoints, list_domains
 from sr3.cli_bench import bench
 from sr3.cli_checkpoints import metrics, prepare
 from sr3.cli_generate import generate
 from sr3.cli_report import report
 from sr3.cli_training import distil, finetune, study, train
 from sr3.errors import SR3Error
-from sr3.terminal import EVERY, DeviceName, Seed, duration, say
+from sr3.terminal import EVERY, DeviceName, Json, Seed, duration, print_json, say
 
 if TYPE_CHECKING:
     from sr3.evaluate import Progress

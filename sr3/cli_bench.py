@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sr3.catalogue import Json, print_json
-from sr3.terminal import DeviceName, say
+from sr3.terminal import DeviceName, Json, print_json, say
 
 Numbers = Annotated[str, typer.Option(help="Numbers, with commas.")]
 

@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from sr3.catalogue import Json, checkpoints, print_json
+from sr3.catalogue import checkpoints
 from sr3.errors import CheckpointError, MetricUnavailable, SR3Error
 from sr3.pins import PREFIX, Pin, Progress, go_offline, parse_pin
-from sr3.terminal import EVERY, say
+from sr3.terminal import EVERY, Json, print_json, say
 
 metrics = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Measurements to and from the Hub."

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sr3.catalogue import Json, print_json
-from sr3.terminal import DeviceName, Seed, say
+from sr3.terminal import DeviceName, Json, Seed, print_json, say
 
 
 def generate(

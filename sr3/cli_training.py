@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sr3.catalogue import Json, print_json
 from sr3.errors import ConfigError, TrainingError
-from sr3.terminal import EVERY, DeviceName, Seed, duration, say, stop_signals
+from sr3.terminal import (
+    EVERY,
+    DeviceName,
+    Json,
+    Seed,
+    duration,
+    print_json,
+    say,
+    stop_signals,
+)
 
 if TYPE_CHECKING:
     from sr3.config import TrainConfig

@@ -90,7 +90,8 @@ class Domain:
 
 
 def list_hash(*lists: tuple[Entry, ...]) -> str:
-    """SHA-256 over the image hashes of one or several lists, in order."""
+    """SHA-256 over the image hashes of one or several lists, in order: the same images in another
+    order are another list, since an image's noise may follow its place (`sr3.gap`)."""
     text = "\n\n".join("\n".join(entry.sha256 for entry in entries) for entries in lists)
     return hashlib.sha256(text.encode()).hexdigest()
 

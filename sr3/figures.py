@@ -315,7 +315,7 @@ def _figure(title: str, look: Look, names: Sequence[str]) -> go.Figure:
 
 
 def _gain_title(metric: str) -> str:
-    """A gain is signed, so its arrow is always up; what a fall of the metric means is said."""
+    """The metric with its own arrow; a gain is signed, so what a fall means is said."""
     known = METRICS[metric]
     unit = f", {known.unit}" if known.unit else ""
     turned = ", a fall is a gain" if known.better == "lower" else ""

@@ -38,7 +38,7 @@ SCHEMA = pa.schema([
     pa.field("lpips_backbone", pa.string(), nullable=True),  # on rows of LPIPS, and only there
     pa.field("code_commit", pa.string(), nullable=False),
     pa.field("checkpoint_hash", pa.string(), nullable=False),
-    pa.field("file_list_hash", pa.string(), nullable=False),
+    pa.field("file_list_hash", pa.string(), nullable=False),  # of the images, in their order
     pa.field("created", pa.timestamp("us", tz="UTC"), nullable=False),  # filled in where missing
 ])  # fmt: skip
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)

@@ -1,7 +1,8 @@
-"""What the commands share: lines of progress on standard error, and options of one meaning."""
+"""What the commands share: progress on standard error, JSON, options of one meaning."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import typer
 EVERY = 5.0  # seconds between two lines of progress
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
@@ -20,6 +22,11 @@ def say(message: str) -> None:
     """A line of progress; of several launched processes the first alone says it."""
     if os.environ.get("RANK", "0") == "0":
         typer.echo(message, err=True)
+
+
+def print_json(value: object) -> None:
+    """JSON on standard output, for another program."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 With `UNetConfig`'s defaults it is the public 16 -> 128 model, parameter for parameter; the lite
 presets are the same network behind a pixel-unshuffle, so that most of its work is done at low
 resolution. Only shapes live here: what the output means (noise, image, residual) is
-`sr3.schedule`'s business.
+`sr3.denoiser`'s business.
 
 Sources: Saharia et al. 2021 (arXiv 2104.07636), section 2.4 and appendix A; layer order and
 normalisation as in the public implementation (Janspiry, Apache-2.0), written anew.
@@ -122,7 +122,7 @@ class UNet(nn.Module):
     """(condition, noisy image, noise level) -> the network's raw prediction, three channels.
 
     Layers are numbered as in the public checkpoints (`down.0` is the stem), which keeps the
-    table of names in `sr3.checkpoints` short.
+    table of names in `sr3.public_format` short.
     """
 
     def __init__(self, config: UNetConfig) -> None:

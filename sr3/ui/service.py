@@ -1,7 +1,7 @@
 """What the server shares between its visitors: one engine, one shelf of checkpoints, one LPIPS.
 
-Invariants: every cache is bounded; nothing here holds a visitor's picture; workers never call
-Streamlit, pages poll them; every picture that a page shows is drawn by the engine.
+Invariants: every cache is bounded; a visitor's pictures live no longer than the run in the seat;
+workers never call Streamlit, pages poll them; every chain of a visitor is drawn by the engine.
 """
 
 from __future__ import annotations
