@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from sr3.train import TrainStep
     from sr3.training_run import TrainingRun
 
+Precision = Annotated[
+    str, typer.Option(help="float32, bfloat16, or auto: the one measured faster on the device.")
+]
+
 
 # ---------------------------------------------------------------------------------------- train
 def train(
@@ -40,7 +44,7 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Images an update.")] = None,
     seed: Seed = 0,
     device: DeviceName = "auto",
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    precision: Precision = "auto",
     learning_rate: Annotated[float | None, typer.Option(help="Highest rate.")] = None,
     init: Annotated[str | None, typer.Option(help="Checkpoint to begin from.")] = None,
     save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 180.0,
@@ -52,6 +56,7 @@ def train(
     from sr3.training_run import Plan, TrainingRun
 
     model, training = find_preset(preset)
+    precision = _resolved(precision, device, out if resume else None)
     training = _changed(training, steps, minutes, batch, precision, learning_rate, seed)
     plan = Plan(preset, model, training, load_domain(domain), out, device, init,
                 save_every, validate_every)  # fmt: skip
@@ -96,6 +101,25 @@ def distil(
     say(f"The checkpoint is in {out / 'checkpoint'}.")
 
 
+def _resolved(precision: str, device: str, begun: Path | None) -> str:
+    """What `auto` comes to: the precision of the run in the folder `begun`, if there is one, else
+    that in which every process's device is fast. Other names are left as they are."""
+    from sr3.devices import pick_device
+    from sr3.parallel import join
+    from sr3.run_folder import RunFolder
+    from sr3.train import PRECISIONS
+
+    if precision != "auto":
+        return precision
+    if begun is not None and (own := RunFolder(begun).precision()):
+        return own
+    team = join(device)
+    fast = pick_device(team.device(device)).precision
+    found = "float32" if team.any(fast != PRECISIONS["bfloat16"]) else "bfloat16"
+    say(f"Training in {found}, which is fast here; --precision chooses another.")
+    return found
+
+
 def _changed(
     training: TrainConfig,
     steps: int | None,
@@ -133,7 +157,7 @@ def finetune(
     seed: Seed = 0,
     learning_rate: Annotated[float | None, typer.Option(help="Constant rate.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images an update.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    precision: Precision = "auto",
     snapshots: Annotated[str, typer.Option(help="Updates to keep too, such as 10,30,100.")] = "",
     evaluate_every: Annotated[int | None, typer.Option(help="Updates; else at snapshots.")] = None,
     evaluation_images: Annotated[int, typer.Option(help="Of each domain's validation split.")] = 16,
@@ -148,6 +172,7 @@ def finetune(
     from sr3.tuning import FinetunePlan, parse_images, parse_range, parse_steps, tuning_config
 
     model = read_config(find_checkpoint(checkpoint))
+    precision = _resolved(precision, device, out if resume else None)
     training = tuning_config(
         model, method, parse_range(time_range), steps=steps, batch=batch, seed=seed,
         learning_rate=learning_rate, precision=precision,

@@ -7,6 +7,7 @@ range raises `ConfigError`; nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -25,6 +26,13 @@ T = TypeVar("T")
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _above_0(config: object, *names: str) -> None:
+    """Raise ConfigError for a setting that is not a finite number above 0."""
+    for name in names:
+        value = getattr(config, name)
+        _require(0 < value < math.inf, f"{name} must be finite and above 0; got {value}.")
 
 
 def _choice(name: str, value: str, kind: Any) -> None:
@@ -109,7 +117,7 @@ class SamplerConfig:
             1 <= self.end <= self.start,
             f"start must be at least end, and end at least 1; got {self.start} and {self.end}.",
         )
-        _require(self.eta >= 0, f"eta must be 0 or more; got {self.eta}.")
+        _require(0 <= self.eta < math.inf, f"eta must be finite, 0 or more; got {self.eta}.")
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _choice("prediction", self.prediction, Prediction)
-        _require(self.residual_scale > 0, "residual_scale must be above 0.")
+        _above_0(self, "residual_scale")
         _require(
             self.sampling.start <= self.schedule.steps,
             f"start must be within the {self.schedule.steps} steps of the schedule; "
@@ -162,9 +170,12 @@ class TrainConfig:
         _require(
             self.steps is None or self.steps >= 1, f"steps must be at least 1; got {self.steps}."
         )
+        _above_0(self, *(("minutes",) if self.minutes is not None else ()))
+        _above_0(self, "learning_rate", "clip", "weight_cap")
+        _require(self.warmup >= 0, f"warmup must be 0 or more; got {self.warmup}.")
         _require(
-            self.minutes is None or self.minutes > 0,
-            f"minutes must be above 0; got {self.minutes}.",
+            0 <= self.weight_decay < math.inf,
+            f"weight_decay must be finite, 0 or more; got {self.weight_decay}.",
         )
         _require(self.batch >= 1, f"batch must be at least 1; got {self.batch}.")
         _choice("optimizer", self.optimizer, Literal["adamw", "muon"])

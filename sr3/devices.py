@@ -53,7 +53,7 @@ def _chosen(name: str) -> Device:
     """How a device is best used. Under the lock, since a cache alone lets two threads measure."""
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # a device such as meta holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}); "

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sr3.errors import TrainingError
 from sr3.files import write_text
 from sr3.train import Trainer
@@ -42,14 +44,40 @@ class RunFolder:
                 f"{self.path} already holds a run: add --resume to continue it, or choose "
                 "another folder."
             )
-        known = self.path / RUN
-        theirs = json.loads(known.read_text()) if known.exists() else identity
+        theirs = self._known() or identity
         odd = sorted(key for key in identity if theirs.get(key) != identity[key])
         if odd:
             raise TrainingError(
                 f"{self.path} holds a run with another {', '.join(odd)}: give the same, or "
                 "choose another folder."
             )
+
+    def _known(self) -> dict[str, Any]:
+        """`run.json`; empty where there is none. Raises TrainingError where it is damaged."""
+        path = self.path / RUN
+        try:
+            known = json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError:  # no JSON, or no text at all
+            known = None
+        if not isinstance(known, dict):
+            raise TrainingError(
+                f"{path} is damaged, so what its run is of is not known: remove it to continue "
+                "with the same command, or choose another folder."
+            )
+        return known
+
+    def precision(self) -> str | None:
+        """What the run here is trained in, as its folder records it; None for no run."""
+        try:
+            if self.state.exists():  # mapped: of a state of gigabytes only this is read
+                config = torch.load(self.state, weights_only=True, mmap=True)["config"]
+            else:
+                config = self._known()["training"]
+            return str(config["precision"])
+        except Exception:  # no run, or a damaged one, of which resuming will tell
+            return None
 
     def claim(self, identity: Mapping[str, Any], resume: bool) -> None:
         """`check`, then make the folder and write `run.json`. Raises TrainingError."""

@@ -111,14 +111,15 @@ class TrainingRun:
     """A plan under way in its folder. Iterate over `run()`; each record is one update."""
 
     def __init__(self, plan: Plan, *, resume: bool = False) -> None:
-        """Reads the images and, with `resume`, the folder's state (none yet: begins afresh).
+        """Reads everything, then claims the folder; with `resume`, continues from its state (none
+        yet: begins afresh).
 
-        Raises TrainingError for a folder that holds another run, or a run without `resume`.
+        Raises SR3Error for whatever the plan asks that is not to be had.
         """
         self.team = join(plan.device)
         self.plan, self.out = plan, plan.out
         self.folder = RunFolder(plan.out, self.team.writes)
-        self.folder.claim(plan.identity, resume)
+        self.folder.check(plan.identity, resume)
         self._device = pick_device(self.team.device(plan.device))
         size = plan.model.network.high_res
         if not plan.domain.train:
@@ -131,6 +132,7 @@ class TrainingRun:
         held = plan.domain.subset("validation", count) if count else ()
         self.validation = load_pixels(held, size) if held else None
         self.scorer = Scorer.load()
+        self.folder.claim(plan.identity, resume)
         self.folder.restore(self.trainer)
 
     def run(self) -> Generator[TrainStep, None, None]:

@@ -54,8 +54,6 @@ def tuning_config(
         "range": time_range,
     }  # fmt: skip
     settings |= {name: value for name, value in changes.items() if value is not None}
-    if not settings["learning_rate"] > 0:
-        raise ConfigError(f"learning_rate must be above 0; got {settings['learning_rate']}.")
     return TrainConfig(**settings)
 
 

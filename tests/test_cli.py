@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from sr3 import results
+from sr3 import devices, results
 from sr3.checkpoints import save_checkpoint
 from sr3.cli import app, duration
 from sr3.presets import MODELS
@@ -196,6 +196,8 @@ def test_no_input_is_overwritten(tmp_path):
         ("--sampler", "magic"),
         ("--checkpoint", "nowhere"),
         ("--device", "abacus"),
+        ("--device", "meta"),
+        ("--eta", "inf"),
         ("--samples", "0"),
         ("--start", "9999"),
     ],
@@ -360,6 +362,56 @@ def test_the_checkpoint_says_where_it_comes_from(faces, tmp_path):
     assert again.exit_code == 0, "what was trained can be used"
 
 
+@pytest.fixture
+def bfloat16_gain(monkeypatch):
+    """Set what a CPU is measured to gain by bfloat16."""
+    devices.pick_device.cache_clear()
+    yield lambda ratio: (
+        devices.pick_device.cache_clear(),
+        monkeypatch.setattr(devices, "_bfloat16_gain", lambda: ratio),
+    )
+    devices.pick_device.cache_clear()
+
+
+def test_auto_trains_in_what_is_fast_here(faces, tmp_path, bfloat16_gain, monkeypatch):
+    from sr3 import cli_training, training_run
+
+    seen = []
+    monkeypatch.setattr(
+        training_run, "TrainingRun", lambda plan, resume: seen.append(plan.training.precision)
+    )
+    monkeypatch.setattr(cli_training, "drive", lambda run: None)
+    known = tmp_path / "known"
+    known.mkdir()
+    torch.save({"config": {"precision": "bfloat16"}}, known / "state.pt")
+    words = ("train", "--preset", "lite", "--domain", faces, "--device", "cpu", "--out")
+    for gain, *more in (
+        (0.2, tmp_path), (5.0, tmp_path), (5.0, tmp_path, "--precision", "float32"),
+        (0.2, known, "--resume"), (0.2, tmp_path / "none", "--resume"),
+    ):  # fmt: skip
+        bfloat16_gain(gain)
+        result = call(*words, *more)
+        assert result.exit_code == 0, result.output
+    assert seen == ["float32", "bfloat16", "float32", "bfloat16", "float32"]
+
+
+def test_a_run_keeps_the_precision_that_it_began_in(tiny, faces, tmp_path, bfloat16_gain):
+    def tune(steps, *words):
+        return call("finetune", "--checkpoint", tiny, "--domain", faces, "--images", 4, "--steps",
+                    steps, "--batch", 2, "--evaluation-images", 0, "--device", "cpu", "--out",
+                    tmp_path / "run", *words)  # fmt: skip
+
+    bfloat16_gain(0.2)
+    assert tune(1).exit_code == 0
+    bfloat16_gain(5.0)
+    assert tune(2, "--resume").exit_code == 0
+    card = (tmp_path / "run" / "step-000002" / "README.md").read_text()
+    assert "--precision float32" in card, "the card records what auto came to"
+    identity = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert identity["training"]["precision"] == "float32"
+    refusal(tune(3, "--resume", "--precision", "bfloat16"))
+
+
 def test_a_time_budget_ends_the_run(faces, tmp_path):
     assert train(tmp_path / "run", faces, "--minutes", 0.01).exit_code == 0
     rows = losses(tmp_path / "run")
@@ -374,6 +426,14 @@ def test_another_run_is_not_continued(faces, tmp_path):
     result = train(tmp_path / "run", tmp_path / "other", "--steps", 2, "--resume")
     assert "domain" in refusal(result)
     refusal(train(tmp_path / "run", faces, "--steps", 2, "--resume", "--seed", 1))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'"text"'])
+def test_a_damaged_record_of_a_run_is_one_sentence(faces, tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.pt").write_bytes(b"a run's state")
+    (tmp_path / "run" / "run.json").write_bytes(content)
+    assert "run.json" in refusal(train(tmp_path / "run", faces, "--steps", 2, "--resume"))
 
 
 def test_training_from_a_checkpoint_begins_there(tiny, faces, tmp_path):
@@ -394,6 +454,9 @@ def test_training_from_a_checkpoint_begins_there(tiny, faces, tmp_path):
         ("--precision", "float7", "--steps", 1),
         ("--preset", "none", "--steps", 1),
         ("--domain", "nowhere", "--steps", 1),
+        ("--learning-rate", "nan", "--steps", 1),
+        ("--learning-rate", -1, "--steps", 1),
+        ("--device", "meta", "--steps", 1),
     ],
 )
 def test_training_mistakes_are_one_sentence(faces, tmp_path, words):
