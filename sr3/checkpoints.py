@@ -42,7 +42,10 @@ ROOT = Path(__file__).parent.parent / "checkpoints"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 INDEX = "model.safetensors.index.json"
 Loader = Callable[[Path], nn.Module]  # the network of a folder or file
-SHARD_BYTES = 9_500_000  # the Hub keeps files up to 10 MB as they are
+COLOURS = "colours.json"  # beside a first stage's weights (`sr3.generate`)
+# What a push takes from a repository: weights in other parts than the new ones would be loaded.
+REPLACED = ("model*.safetensors", INDEX, COLOURS)
+SHARD_BYTES = 9_500_000  # every file of this repository stays under 10 MB
 _log = logging.getLogger("sr3.pull")  # downloads that a name asks for; the command line shows them
 
 
@@ -151,7 +154,7 @@ def hub_files(pin: Pin, token: str | None = None) -> dict[str, str]:
     return {
         name: digest
         for name, digest in found.items()
-        if name in (CONFIG, CARD, INDEX) or ("/" not in name and name.endswith(".safetensors"))
+        if name in (CONFIG, CARD, INDEX, COLOURS) or ("/" not in name and name.endswith(".safetensors"))
     }
 
 

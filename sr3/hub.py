@@ -19,7 +19,7 @@ import queue
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +41,7 @@ from sr3.pins import (
 )
 
 PATIENCE = 3.0  # seconds until a server that does not answer is told of
+INDEXED = "model-index"  # where a card's metadata hold scores
 LONGEST_DOWNLOAD = 600.0  # seconds, of `download`
 TRIES = 4  # in a row without new data
 _REQUEST = 2.5  # seconds a connection or a read may take: ends before PATIENCE does
@@ -263,10 +264,12 @@ def send(
     token: str | None = None,
     branch: str | None = None,
     create_pr: bool = False,
+    replacing: Sequence[str] = (),
 ) -> Pin:
-    """Make a folder the content of a Hub repository, which is created if need be; its new commit.
+    """Put a folder's files into a Hub repository, which is created if need be; its new commit.
 
-    Other files that the repository has stay. Raises HubError.
+    The repository's other files stay, but for those of `replacing` (names, with * for any
+    characters), which go in the same commit. Raises HubError.
     """
     from huggingface_hub import HfApi
 
@@ -278,7 +281,7 @@ def send(
             api.create_branch(name, branch=branch, repo_type=kind, exist_ok=True)
         commit = api.upload_folder(
             folder_path=folder, repo_id=name, repo_type=kind, revision=branch,
-            commit_message=message, create_pr=create_pr,
+            commit_message=message, create_pr=create_pr, delete_patterns=list(replacing) or None,
         )  # fmt: skip
     except Exception as error:
         raise _told(error, f"{repo} on the Hub") from error
@@ -298,7 +301,7 @@ def metadata_of(card: str) -> dict[str, Any]:
     from huggingface_hub import ModelCard
 
     data: Any = ModelCard(card, ignore_metadata_errors=True).data
-    return {name: value for name, value in data.to_dict().items() if name != "model-index"}
+    return dict(data.to_dict())
 
 
 # ------------------------------------------------------------------------------------ patience

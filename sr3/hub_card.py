@@ -1,8 +1,9 @@
 """The card of a checkpoint on the Hub: its own card, with metrics that machines read, and how to
 load it.
 
-Invariant: every number comes from the table of measurements, of exactly this checkpoint's hash; a
-card that is made again replaces what was made before and keeps what its author wrote.
+Invariant: every number comes from the table of measurements, of exactly this checkpoint's hash, or
+stands where the table here has none in an earlier card of that hash; a card that is made again
+replaces what was made before and keeps what its author wrote.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from sr3.cards import NON_COMMERCIAL, make_card
 from sr3.combine import UNIT, Recipe
 from sr3.config import ModelConfig
 from sr3.domains import registered
-from sr3.hub import front_matter, metadata_of
+from sr3.hub import INDEXED, front_matter, metadata_of
 from sr3.metrics import METRICS
 from sr3.results import summary
 
 MEASURED, LOAD = "## Measured on test images", "## Load it"
+IDENTITY = "Identity (config and weights): sha256 `{}`"
 RELATION = {"delta": "finetune", "spliced": "merge", "interpolated": "merge"}
 _LOAD = """\
 With SR3 Lab:
@@ -66,10 +68,10 @@ def hub_card(
 ) -> str:
     """A card in the Hub's form. `card` is the folder's own, `digest` its hash, `table` all rows of
     measurements (of which this checkpoint's count), `base_models` its parents on the Hub."""
-    scores = scores_of(digest, table)
     if not card.strip():
         card = make_card(repo.split("/")[-1], "A checkpoint of SR3 Lab.", {}, NON_COMMERCIAL)
     header, body = _split(card)
+    known = {name: header.pop(name) for name in (INDEXED, "metrics") if name in header}
     kind = settings.kind if isinstance(settings, Recipe) else None
     values = (
         {"license": "other"}
@@ -79,13 +81,24 @@ def hub_card(
     values["tags"] = sorted({*header.get("tags", []), "super-resolution", "diffusion", "sr3"})
     if base_models and kind:
         values |= {"base_model": list(base_models), "base_model_relation": RELATION[kind]}
+    scores = scores_of(digest, table)
+    measured = _table(scores)
     if not scores.empty:
         values["metrics"] = sorted(set(scores["metric"]))
-        values["model-index"] = [{"name": repo.split("/")[-1], "results": _results(scores)}]
+        values[INDEXED] = [{"name": repo.split("/")[-1], "results": _results(scores)}]
+    elif identity_of(card) == digest:  # measured elsewhere, with another table
+        values |= known
+        measured = _section(body, MEASURED) or measured
     load = _LOAD.format(repo=repo) + (f"\n{_KINDS[kind]}\n" if kind else "")
-    parts = [_without(body).strip(), f"{MEASURED}\n\n{_table(scores)}", f"{LOAD}\n\n{load}"]
-    parts.append(f"Identity (config and weights): sha256 `{digest}`\n")
+    parts = [_without(body).strip(), f"{MEASURED}\n\n{measured}", f"{LOAD}\n\n{load}"]
+    parts.append(f"{IDENTITY.format(digest)}\n")
     return front_matter(values) + "\n" + "\n\n".join(parts)
+
+
+def identity_of(card: str) -> str | None:
+    """The checkpoint's hash that a card made here names, whatever parts the weights are in."""
+    found = re.findall(re.escape(IDENTITY).replace(r"\{\}", "([0-9a-f]{64})"), card)
+    return found[-1] if found else None
 
 
 def scores_of(digest: str, table: pd.DataFrame) -> pd.DataFrame:
@@ -142,6 +155,12 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
     """A card's metadata and the text after it."""
     match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
     return (metadata_of(card), card[match.end() :]) if match else ({}, card)
+
+
+def _section(body: str, heading: str) -> str:
+    """The text under a heading; empty where there is none."""
+    parts = [part for part in re.split(r"(?m)^(?=## )", body) if part.startswith(heading)]
+    return parts[0].removeprefix(heading).strip() + "\n" if parts else ""
 
 
 def _without(body: str) -> str:

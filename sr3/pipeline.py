@@ -316,11 +316,13 @@ def load(name: str | Path, device: str = "auto") -> SuperResolver:
     config, network = load_checkpoint(path)
     chosen = pick_device(device)
     try:
-        return SuperResolver(network, config, chosen, str(name))
+        made = SuperResolver(network, config, chosen, str(name))
     except torch.OutOfMemoryError as error:
         if device != "auto":
             raise ConfigError(
                 f"{chosen.device} has too little free memory for {name}: close what else uses it, "
                 "or give --device cpu."
             ) from error
-        return SuperResolver(network, config, without_gpu(error), str(name))
+        made = SuperResolver(network, config, without_gpu(error), str(name))
+    made.source = path
+    return made

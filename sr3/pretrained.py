@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Self
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 
 from sr3.checkpoints import (
     CARD,
+    COLOURS,
+    REPLACED,
     ROOT,
+    hash_of,
     hub_files,
     load_checkpoint,
     read_settings,
@@ -38,6 +42,7 @@ class Pretrained:
 
     config: ModelConfig
     name: str
+    source: Path | None = None  # where it was loaded from: its card goes along when it is saved
 
     @property
     def network(self) -> nn.Module:
@@ -69,7 +74,9 @@ class Pretrained:
             with no_network() if local_files_only else nullcontext():
                 path = _fetched(name, revision or "main", token, root, force_download)
         config, network = load_checkpoint(path)
-        return cls(network, config, pick_device(device), name)
+        made = cls(network, config, pick_device(device), name)
+        made.source = path
+        return made
 
     def save_pretrained(
         self,
@@ -82,22 +89,30 @@ class Pretrained:
         """Write `config.json`, `model.safetensors` and a card into a folder; `push_to_hub` then
         sends it to `repo_id` (the folder's name by default), and the commit's page is returned.
 
-        Raises CheckpointError where it cannot be written, or is spliced of two networks.
+        The card is that of the checkpoint that this was loaded from, with its scores, as long as
+        the weights are the same. Raises CheckpointError where it cannot be written, or is spliced of two networks.
         """
-        from sr3.hub_card import hub_card  # pandas: only those who save pay for it
+        from sr3.hub_card import hub_card, identity_of  # pandas: only those who save pay for it
         from sr3.results import read
 
         folder = Path(save_directory)
         weights = self._weights()
+        source = self._unchanged(weights)  # read before the folder is written: it may be this one
+        card = card_of(source) if source else ""
+        colours = colours_of(source) if source else None
+        digest = (identity_of(card) or hash_of(source)) if source else None
         save_checkpoint(folder, self.config, weights, "", exact_dtype(weights), shard_bytes=1 << 40)
+        if colours is not None:
+            (folder / COLOURS).write_bytes(colours)
         repo = repo_id or folder.name
         table = read(ROOT / "metrics")
-        card = hub_card(repo, "", read_settings(folder), weights_hash(folder), table)
-        (folder / CARD).write_text(card, encoding="utf-8")
+        text = hub_card(repo, card, read_settings(folder), digest or weights_hash(folder), table)
+        (folder / CARD).write_text(text, encoding="utf-8")
         if not push_to_hub:
             return None
         message = str(settings.pop("commit_message", None) or "Push a checkpoint of SR3 Lab.")
-        return page_of(send(folder, repo, message=message, **settings))  # type: ignore[arg-type]
+        pin = send(folder, repo, message=message, replacing=REPLACED, **settings)  # type: ignore[arg-type]
+        return page_of(pin)
 
     def push_to_hub(
         self,
@@ -127,6 +142,32 @@ class Pretrained:
             f"{self.name} is spliced of two networks and has no weights of its own: push its "
             "folder with `python -m sr3 checkpoints push`, or one of its parents."
         )
+
+    def _unchanged(self, weights: Mapping[str, Tensor]) -> Path | None:
+        """Where this was loaded from, if what is there is still this network: a card and scores
+        of other weights would be wrong."""
+        if self.source is None:
+            return None
+        try:
+            _, there = load_checkpoint(self.source)
+        except CheckpointError:
+            return None
+        theirs = there.state_dict()
+        same = theirs.keys() == weights.keys() and all(
+            torch.equal(weight.cpu(), theirs[name]) for name, weight in weights.items()
+        )
+        return self.source if same else None
+
+
+def card_of(path: Path) -> str:
+    """The card of a checkpoint; empty where it has none."""
+    file = path / CARD
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def colours_of(path: Path) -> bytes | None:
+    """What lies beside a first stage's weights, and goes where they go; None of another one."""
+    return (path / COLOURS).read_bytes() if (path / COLOURS).is_file() else None
 
 
 def exact_dtype(weights: dict[str, Tensor]) -> torch.dtype:

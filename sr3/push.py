@@ -16,10 +16,13 @@ import pandas as pd
 from sr3 import results
 from sr3.checkpoints import (
     CARD,
+    COLOURS,
     CONFIG,
     INDEX,
+    REPLACED,
     ROOT,
     find_checkpoint,
+    find_parent,
     load_whole,
     read_settings,
     registry,
@@ -33,7 +36,7 @@ from sr3.errors import CheckpointError, HubError
 from sr3.hub import fetch, files_of, front_matter, send
 from sr3.hub_card import hub_card
 from sr3.pins import Pin, Progress, digest_of
-from sr3.pretrained import exact_dtype
+from sr3.pretrained import card_of, colours_of, exact_dtype
 
 TABLE = "data/metrics.parquet"
 
@@ -59,22 +62,40 @@ def push_checkpoint(
             f"{path} is a public file: turn it into a folder with `python -m sr3 checkpoints "
             "import`, then push that."
         )
+    if not whole:
+        _refuse_orphan(path)
     table = results.read(metrics or ROOT / "metrics")
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary) / "checkpoint"
         stage(path, staged, repo, table, whole=whole)
         return send(staged, repo, message=f"Push {path.name} from SR3 Lab", private=private,
-                    token=token)  # fmt: skip
+                    token=token, replacing=REPLACED)  # fmt: skip
+
+
+def _refuse_orphan(path: Path) -> None:
+    """Raises CheckpointError for one that nobody could load: made of what no registry names."""
+    settings = read_settings(path)
+    known = registry()
+    for parent in settings.parents if isinstance(settings, Recipe) else ():
+        if parent.name not in known:
+            whole = isinstance(settings, Recipe) and settings.kind != "spliced"
+            raise CheckpointError(
+                f"{path.name} is made of {parent.name}, which the registry does not list, so it "
+                "could not be loaded from the Hub: register that first"
+                + (", or push with --whole, which needs no parent." if whole else ".")
+            )
+        find_parent(path, parent)
 
 
 def stage(path: Path, staged: Path, repo: str, table: pd.DataFrame, *, whole: bool = False) -> None:
     """Write into the folder `staged` what the repository is to hold. Raises CheckpointError."""
-    card = (path / CARD).read_text(encoding="utf-8") if (path / CARD).exists() else ""
-    settings, digest = read_settings(path), weights_hash(path)
+    card, settings, digest = card_of(path), read_settings(path), weights_hash(path)
     if whole:
         config, network = load_whole(path)
         weights = network.state_dict()
         save_checkpoint(staged, config, weights, "", exact_dtype(weights), shard_bytes=1 << 40)
+        if (colours := colours_of(path)) is not None:
+            (staged / COLOURS).write_bytes(colours)
         # Its numbers are those of the checkpoint that it was put together from.
         text = hub_card(repo, card, config, digest, table)
     else:
@@ -87,8 +108,8 @@ def stage(path: Path, staged: Path, repo: str, table: pd.DataFrame, *, whole: bo
 
 def _files(path: Path, settings: ModelConfig | Recipe) -> list[Path]:
     bare = isinstance(settings, Recipe) and settings.kind != "delta"
-    index = [path / INDEX] if (path / INDEX).exists() else []
-    return [path / CONFIG, *([] if bare else [*index, *weight_files(path)])]
+    beside = [path / name for name in (INDEX, COLOURS) if (path / name).exists()]
+    return [path / CONFIG, *([] if bare else [*beside, *weight_files(path)])]
 
 
 def _base_models(settings: ModelConfig | Recipe) -> tuple[str, ...]:
@@ -102,7 +123,8 @@ def _base_models(settings: ModelConfig | Recipe) -> tuple[str, ...]:
 def registry_text(name: str, pin: Pin) -> str:
     """The lines that offer a pushed checkpoint, for `registry.toml`. Its files must be here
     (`sr3.pull.pull`). Raises HubError and CheckpointError."""
-    names = [CONFIG, *(file.name for file in pin.folder.glob("*.safetensors*"))]
+    colours = [COLOURS] if (pin.folder / COLOURS).exists() else []
+    names = [CONFIG, *colours, *(file.name for file in pin.folder.glob("*.safetensors*"))]
     digests = {each: digest_of(pin.folder / each, "0" * 64) for each in sorted(names)}
     listed = ", ".join(f'"{each}" = "{digest}"' for each, digest in digests.items())
     return (

@@ -14,7 +14,7 @@ import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,12 +55,19 @@ class Hub:
         self.address = f"http://127.0.0.1:{self.server.server_port}"
 
     def commit(
-        self, repo: str, files: dict[str, bytes], kind: str = "model", branch: str = "main"
+        self,
+        repo: str,
+        files: dict[str, bytes],
+        kind: str = "model",
+        branch: str = "main",
+        deleted: Collection[str] = (),
     ) -> str:
-        """Add a commit with `files` over those of the branch; its 40 hex digits."""
+        """Add a commit with `files` over those of the branch, without the deleted ones; its 40 hex
+        digits."""
         repository = self.repositories.setdefault((kind, repo), Repository())
         parent = repository.branches.get(branch)
-        content = repository.commits.get(parent or "", {}) | files
+        before = repository.commits.get(parent or "", {})
+        content = {name: before[name] for name in before if name not in deleted} | files
         identity = json.dumps([repo, parent, {k: sha256(v) for k, v in content.items()}])
         name = hashlib.sha1(identity.encode()).hexdigest()
         repository.commits[name] = content
@@ -226,7 +233,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             ]})  # fmt: skip
 
         def _commit(self, kind: str, repo: str, branch: str) -> None:
-            files = {}
+            files, deleted = {}, []
             for line in self.body.splitlines():
                 item = json.loads(line)
                 value = item["value"]
@@ -234,7 +241,9 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif item["key"] == "lfsFile":
                     files[value["path"]] = hub.objects[value["oid"]]
-            commit = hub.commit(repo, files, kind, branch)
+                elif item["key"] == "deletedFile":
+                    deleted.append(value["path"])
+            commit = hub.commit(repo, files, kind, branch, deleted)
             self._json({
                 "commitUrl": f"{hub.address}/{repo}/commit/{commit}", "commitOid": commit,
                 "success": True,

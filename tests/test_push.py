@@ -20,8 +20,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import sr3
-from sr3 import checkpoints, domains, results
-from sr3.checkpoints import as_parent, save_checkpoint, weights_hash
+from sr3 import checkpoints, domains, pretrained, results
+from sr3.checkpoints import COLOURS, as_parent, save_checkpoint, weight_files, weights_hash
 from sr3.cli import app
 from sr3.combine import Recipe, difference
 from sr3.domains import load_domain
@@ -30,6 +30,7 @@ from sr3.pins import Pin, parse_pin
 from sr3.presets import MODELS
 from sr3.pull import pull
 from sr3.push import pull_metrics, push_checkpoint, push_metrics, registry_text
+from sr3.unet import UNet
 from tests.loopback_hub import TOKEN, sha256
 from tests.test_hub import drain, folder, server  # noqa: F401
 
@@ -109,10 +110,51 @@ def test_put_together_it_needs_no_parent(account, folder, delta, tmp_path):
     assert (images(str(pin)) == expected).all()
 
 
-def test_a_commit_without_its_parent_says_so(account, delta, tmp_path):
-    pin = push_checkpoint(str(delta), REPO, metrics=tmp_path / "none")
+def test_a_change_to_what_is_not_registered_is_not_pushed(account, delta):
+    done = call("checkpoints", "push", delta, "--repo", REPO)
+    assert done.exit_code == 2 and "--whole" in done.stderr
+    assert not any(each.startswith("POST") for each in account.requests)
+
+
+def test_a_commit_without_its_parent_says_so(account, delta):
+    files = {file.name: file.read_bytes() for file in delta.iterdir()}
     with pytest.raises(CheckpointError, match="made of"):
+        drain(pull(str(Pin(REPO, account.commit(REPO, files)))))
+
+
+@pytest.mark.parametrize("shards_first", [True, False])
+@pytest.mark.parametrize("how", ["command", "mixin"])
+def test_a_second_push_leaves_nothing_of_the_first(account, folder, tmp_path, how, shards_first):
+    torch.manual_seed(1)
+    weights = UNet(MODELS["tiny"].network).state_dict()
+    split = tmp_path / "split"
+    save_checkpoint(split, MODELS["tiny"], weights, "# Split", shard_bytes=200_000)
+    assert len(weight_files(split)) > 1
+    first, second = (split, folder) if shards_first else (folder, split)
+    account.commit(REPO, {"notes.txt": b"mine"})
+    push_checkpoint(str(first), REPO, metrics=tmp_path / "none")
+    if how == "mixin":
+        sr3.load(second, "cpu").push_to_hub(REPO)
+    else:
+        pin = push_checkpoint(str(second), REPO, metrics=tmp_path / "none")
         drain(pull(str(pin)))
+        assert weights_hash(pin.folder) == weights_hash(second)
+    ours = sr3.load(second, "cpu").network.state_dict()
+    theirs = sr3.SuperResolver.from_pretrained(REPO, device="cpu").network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert "notes.txt" in account.files(REPO)
+
+
+def test_a_first_stages_colours_go_along(account, folder, tmp_path):
+    colours = b'{"mean": [0.5, 0.5, 0.5]}'
+    (folder / COLOURS).write_bytes(colours)
+    for whole in (False, True):
+        pin = push_checkpoint(str(folder), REPO, whole=whole, metrics=tmp_path / "none")
+        drain(pull(str(pin)))
+        assert (pin.folder / COLOURS).read_bytes() == colours
+        assert COLOURS in registry_text("first", pin)
+    sr3.load(folder, "cpu").save_pretrained(folder)  # over itself
+    assert (folder / COLOURS).read_bytes() == colours
 
 
 def test_the_lines_for_the_registry_offer_it(account, folder, tmp_path, monkeypatch):
@@ -211,6 +253,36 @@ def test_a_branch_and_a_folder(account, folder, tmp_path):
     again = sr3.SuperResolver.from_pretrained(tmp_path / "saved", device="cpu")
     ours, theirs = model.network.state_dict(), again.network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_was_loaded_keeps_its_card_and_scores(account, folder, delta, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "ROOT", tmp_path)
+    results.append([row(weights_hash(delta), 24.0)], tmp_path / "metrics")
+    push_checkpoint(str(delta), REPO, whole=True, metrics=tmp_path / "metrics")
+    model = sr3.SuperResolver.from_pretrained(delta, device="cpu")
+    model.save_pretrained(tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "# Tuned" in card and "| `rank` | 4 |" in card and "24.0000" in card
+    model.push_to_hub(REPO)
+    again = sr3.load(tmp_path / "saved", "cpu")
+    again.save_pretrained(tmp_path / "saved")  # over itself
+    assert "# Tuned" in (tmp_path / "saved" / "README.md").read_text()
+    pulled = sr3.SuperResolver.from_pretrained(REPO, device="cpu")
+    monkeypatch.setattr(pretrained, "ROOT", tmp_path / "without")  # a machine that measured nothing
+    pulled.save_pretrained(tmp_path / "pulled")
+    card = (tmp_path / "pulled" / "README.md").read_text()
+    assert "# Tuned" in card and "24.0000" in card and card.count("## Measured on test") == 1
+    assert ModelCard(card).data.eval_results[0].metric_value == 24.0
+
+
+def test_other_weights_claim_no_scores(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "ROOT", tmp_path)
+    results.append([row(weights_hash(folder), 24.0)], tmp_path / "metrics")
+    model = sr3.load(folder, "cpu")
+    next(iter(model.network.parameters())).data += 1
+    model.save_pretrained(tmp_path / "changed")
+    card = (tmp_path / "changed" / "README.md").read_text()
+    assert "# A card" not in card and "24.0000" not in card and "Unmeasured" in card
 
 
 # ------------------------------------------------------------------------------------- metrics
