@@ -42,23 +42,22 @@ def pick_device(name: str = "auto") -> Device:
     """
     with _choosing:
         if name != "auto":
+            if problem := _problem(name):
+                raise ConfigError(
+                    f"The device {name!r} cannot be used here ({problem}); "
+                    "use auto, cpu, cuda or mps."
+                )
             return _chosen(name)
-        usable, note = _has_cuda()
-        found = _chosen("cuda" if usable else "mps" if _has_mps() else "cpu")
+        best, note = _best()
+        found = _chosen(best)
         return replace(found, reason=found.reason + note) if note else found
 
 
 @lru_cache(maxsize=8)
 def _chosen(name: str) -> Device:
-    """How a device is best used. Under the lock, since a cache alone lets two threads measure."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # a device such as meta holds no numbers
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}); "
-            "use auto, cpu, cuda or mps."
-        ) from error
+    """How a device that works is best used. Under the lock, since a cache alone lets two threads
+    measure."""
+    device = torch.device(name)
     if device.type == "cuda":
         return _on_cuda(device)
     if device.type != "cpu":
@@ -74,6 +73,30 @@ def _chosen(name: str) -> Device:
     if gain < convolutions.GAIN:
         return Device(device, torch.float32, f"{why}, weights laid out once", "packed")
     return Device(device, torch.float32, f"{why}, convolutions in tiles ({gain:.2g}x)", "tiles")
+
+
+def _best() -> tuple[str, str]:
+    """The first of CUDA, MPS and CPU that works, and a note of why another one does not."""
+    usable, note = _has_cuda()
+    for name, there in (("cuda", usable), ("mps", _has_mps())):
+        if there and not (problem := _problem(name)):
+            return name, ""
+        if there:
+            note = f"; the GPU is not used: {problem}"
+    return "cpu", note
+
+
+def _problem(name: str) -> str:
+    """Why a device cannot compute here; "" where it does. A GPU may be full, or newer or older
+    than what torch was built for, which only a kernel that runs can tell."""
+    try:
+        device = torch.device(name)
+        image = torch.ones(1, 8, 16, 16, device=device)
+        torch.nn.functional.conv2d(image, torch.ones(8, 8, 3, 3, device=device)).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        text = (str(error).splitlines() or [""])[0].split(". ")[0].strip().rstrip(".")
+        return text or type(error).__name__
+    return ""
 
 
 def _on_cuda(device: torch.device) -> Device:

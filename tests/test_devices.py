@@ -61,6 +61,32 @@ def test_a_driver_that_is_too_old_is_told(monkeypatch):
     assert "driver on your system is too old" in found.reason and "update" in found.reason
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB."), "out of memory"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device\nx"),
+         "no kernel image is available"),
+    ],
+)  # fmt: skip
+def test_a_gpu_that_cannot_compute_is_left_for_the_cpu_unless_asked_for(monkeypatch, error, told):
+    ones = torch.ones
+
+    def fails_on_a_gpu(*size, device=None, **settings):
+        if torch.device(device or "cpu").type == "cuda":
+            raise error
+        return ones(*size, device=device, **settings)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "_has_mps", lambda: False)
+    monkeypatch.setattr(torch, "ones", fails_on_a_gpu)
+    found = pick_device("auto")
+    assert found.device.type == "cpu" and "the GPU is not used: CUDA" in found.reason
+    assert told in found.reason and "\n" not in found.reason
+    with pytest.raises(ConfigError, match=told):
+        pick_device("cuda")
+
+
 def test_a_device_that_is_not_there_is_one_sentence():
     with pytest.raises(ConfigError, match="use auto, cpu"):
         pick_device("nonsense")
