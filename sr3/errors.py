@@ -47,5 +47,9 @@ class HubUnreachable(HubError):
     """The Hub does not answer, or the network is not to be used: what is here still works."""
 
 
+class HubBusy(HubError):
+    """The Hub answers, but wants to be asked less often: what is here still works."""
+
+
 class ReportError(SR3Error):
     """A report or poster that cannot be made."""

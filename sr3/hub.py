@@ -20,11 +20,14 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sr3.errors import DownloadError, HubError, HubUnreachable
+from sr3.errors import DownloadError, HubBusy, HubError, HubUnreachable
 from sr3.hub_errors import sentence
 from sr3.pins import (
     PART,
@@ -106,7 +109,7 @@ def files_of(pin: Pin, token: str | None = None) -> dict[str, str]:
         pass
     try:
         info = _repository(pin.repo, pin.commit, pin.kind, token)
-    except HubUnreachable:
+    except (HubBusy, HubUnreachable):
         if files := linked_files(pin):  # another client fetched them
             return files
         raise
@@ -126,14 +129,14 @@ def resolve(
     token: str | None = None,
     root: Path | None = None,
 ) -> Pin:
-    """The commit that a branch or tag is at now; the last known one where the Hub is silent.
+    """The commit that a branch or tag is at now; the last known one where the Hub does not tell.
 
     Raises HubError.
     """
     reference = Pin(repo, "", kind, root).storage / "refs" / safe_name(revision)
     try:
         commit = _repository(repo, revision, kind, token).sha
-    except HubUnreachable:
+    except (HubBusy, HubUnreachable):
         if not reference.is_file():
             raise
         return Pin(repo, reference.read_text().strip(), kind, root)
@@ -213,37 +216,50 @@ def _stream(
 
 
 def _append(part: Path, remote: _Remote, token: str | None) -> Iterator[tuple[int, int]]:
-    """Continue a partial file to its end; a connection that breaks is taken up again."""
+    """Continue a partial file to its end; a connection that breaks is taken up again, but not one
+    that never brought anything: a server that is silent is told of at once."""
     import httpx2
+
+    fresh, failures = 0, 0
+    while (here := part.stat().st_size if part.exists() else 0) != remote.size or not part.exists():
+        try:
+            held, continues, pieces = _within(partial(_opened, remote, here, token))
+            with held, part.open("ab" if continues else "wb") as file:
+                here = here if continues else 0
+                for piece in pieces:
+                    file.write(piece)
+                    here, fresh, failures = here + len(piece), fresh + len(piece), 0
+                    yield here, fresh
+            if here != remote.size:
+                raise httpx2.RemoteProtocolError("the file ended too soon")
+        except (TimeoutError, httpx2.TimeoutException, httpx2.NetworkError,
+                httpx2.RemoteProtocolError):  # fmt: skip
+            failures += 1
+            if not fresh or failures >= TRIES:
+                raise
+            time.sleep(0.2 * failures)
+    yield here, fresh
+
+
+def _opened(
+    remote: _Remote, here: int, token: str | None
+) -> tuple[ExitStack, bool, Iterator[bytes]]:
+    """What closes the connection, whether it goes on at byte `here` (else it begins anew), and the
+    bytes, the first of which are there."""
     from huggingface_hub import get_session
     from huggingface_hub.utils._headers import build_hf_headers
     from huggingface_hub.utils._http import hf_raise_for_status
 
-    fresh, failures = 0, 0
-    while (here := part.stat().st_size if part.exists() else 0) != remote.size or not part.exists():
-        headers = build_hf_headers(token=token) | {"Accept-Encoding": "identity"}
-        if 0 < here < remote.size:
-            headers["Range"] = f"bytes={here}-"
-        try:
-            with get_session().stream(
-                "GET", remote.url, headers=headers, timeout=_REQUEST
-            ) as answer:
-                hf_raise_for_status(answer)
-                continues = answer.status_code == 206
-                here = here if continues else 0
-                with part.open("ab" if continues else "wb") as file:
-                    for piece in answer.iter_raw():
-                        file.write(piece)
-                        here, fresh, failures = here + len(piece), fresh + len(piece), 0
-                        yield here, fresh
-            if here != remote.size:
-                raise httpx2.RemoteProtocolError("the file ended too soon")
-        except (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError):
-            failures += 1
-            if failures >= TRIES:
-                raise
-            time.sleep(0.2 * failures)
-    yield here, fresh
+    headers = build_hf_headers(token=token) | {"Accept-Encoding": "identity"}
+    if 0 < here < remote.size:
+        headers["Range"] = f"bytes={here}-"
+    with ExitStack() as stack:
+        stream = get_session().stream("GET", remote.url, headers=headers, timeout=_REQUEST)
+        answer = stack.enter_context(stream)
+        hf_raise_for_status(answer)
+        pieces = answer.iter_raw()
+        first = next(pieces, b"")
+        return stack.pop_all(), answer.status_code == 206, chain([first], pieces)
 
 
 def _mismatch(pin: Pin, name: str, wanted: str, found: str) -> HubError:
@@ -323,7 +339,7 @@ def _told(error: Exception, what: str) -> HubError:
     return told
 
 
-def _within(question: Callable[[], T], seconds: float = PATIENCE) -> T:
+def _within(question: Callable[[], T], seconds: float | None = None) -> T:
     """Its answer in time: looking up a name without a network obeys no timeout of a socket."""
     answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
@@ -335,7 +351,7 @@ def _within(question: Callable[[], T], seconds: float = PATIENCE) -> T:
 
     threading.Thread(target=ask, daemon=True, name="sr3-hub").start()
     try:
-        good, answer = answers.get(timeout=seconds)
+        good, answer = answers.get(timeout=PATIENCE if seconds is None else seconds)
     except queue.Empty:
         raise TimeoutError("no answer from the server") from None
     if not good:

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import errno
 
-from sr3.errors import HubError, HubUnreachable
+from sr3.errors import HubBusy, HubError, HubUnreachable
 from sr3.pins import offline
 
+# What a disk says and a connection never does, also where no file is named.
+_DISK = (
+    errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ENAMETOOLONG, errno.EACCES,
+    errno.EPERM, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ESTALE,
+)  # fmt: skip
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may read it"
 
 
@@ -26,9 +31,10 @@ def sentence(error: Exception | None, what: str, endpoint: str) -> HubError:
             f"The disk is full: {what} does not fit; free some space, or set HF_HOME to a folder "
             "on another disk. What was fetched is kept and continued."
         )
-    if isinstance(error, PermissionError):
+    if isinstance(error, OSError) and (error.filename or error.errno in _DISK):
         return HubError(
-            f"{error.filename} cannot be written: set HF_HOME to a folder that can, for {what}."
+            f"{error.filename or 'The cache of the Hub'} cannot be used ({error.strerror}), which "
+            f"is needed for {what}: set HF_HOME to a folder of a disk that can be written."
         )
     return _answered(error, what) or HubUnreachable(
         f"The Hub ({endpoint}) does not answer ({_reason(error)}): check the network and try "
@@ -61,7 +67,12 @@ def _answered(error: Exception, what: str) -> HubError | None:
         return HubError(f"{what}: the Hub does not know you or does not allow it: {_LOG_IN}.")
     if "HFValidationError" in kinds:
         return HubError(f"{what} is no valid name on the Hub: {_reason(error)}.")
-    if status is not None and status < 500 and status != 429:
+    if status == 429:
+        return HubBusy(
+            f"{what}: the Hub was asked too often and wants a pause ({_reason(error)}): wait a few "
+            "minutes, or log in with `hf auth login`, which allows more. What is here works on."
+        )
+    if status is not None and status < 500:
         return HubError(f"{what}: the Hub refuses ({status}, {_reason(error)}): check the request.")
     if status is None and not _network(error):
         return HubError(f"{what} failed: {_reason(error)}.")

@@ -49,6 +49,7 @@ class Hub:
         self.cuts = 0  # how often still
         self.spoil = False  # send other bytes than those asked for
         self.slow = 0.0  # seconds before each answer
+        self.mute: threading.Event | None = None  # no large file is answered for until it is set
         self.pace = 0.0  # seconds between two pieces of a large file
         self.status: int | None = None  # answer everything with this
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
@@ -165,6 +166,8 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             return self._bytes(b"", headers, 302)
 
         def _large(self, digest: str) -> None:
+            if hub.mute and self.command == "GET":
+                hub.mute.wait(30)
             self._bytes(hub.objects.get(digest, b""), {"ETag": f'"{digest}"'}, large=True)
 
         def _whoami(self) -> None:

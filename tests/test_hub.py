@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from huggingface_hub import constants
 import sr3
 from sr3 import checkpoints, hub, pins
 from sr3.checkpoints import find_checkpoint, registry, save_checkpoint, weights_hash
-from sr3.errors import CheckpointError, HubError, HubUnreachable
+from sr3.errors import CheckpointError, HubBusy, HubError, HubUnreachable
 from sr3.hub import fetch, files_of, resolve
 from sr3.pins import Pin, parse_pin
 from sr3.presets import MODELS
@@ -315,6 +317,28 @@ def test_a_full_disk_is_told_before_and_during(server, pin, folder, monkeypatch)
         drain(fetch(pin, {WEIGHTS: digest}))
 
 
+@pytest.mark.parametrize("kind", ["EROFS", "ENOTDIR", "EIO", "ENAMETOOLONG", "EACCES"])
+def test_a_disk_that_fails_is_not_taken_for_the_network(server, pin, folder, monkeypatch, kind):
+    number = getattr(errno, kind)
+
+    def broken(*_args, **_settings):
+        raise OSError(number, os.strerror(number))  # as a write does: without a name
+
+    monkeypatch.setattr(hub, "_append", broken)
+    with pytest.raises(HubError, match=f"{os.strerror(number)}.*HF_HOME") as told:
+        drain(fetch(pin, {WEIGHTS: sha256((folder / WEIGHTS).read_bytes())}))
+    assert not isinstance(told.value, HubUnreachable) and not hub.silent()
+
+
+@pytest.mark.parametrize("place", ["file", "x" * 300])
+def test_a_cache_that_cannot_be_there_is_named(server, pin, folder, monkeypatch, tmp_path, place):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / place / "hub"))
+    with pytest.raises(HubError, match=f"{place}.* cannot be used.*HF_HOME") as told:
+        drain(fetch(pin, {WEIGHTS: sha256((folder / WEIGHTS).read_bytes())}))
+    assert not isinstance(told.value, HubUnreachable) and not hub.silent()
+
+
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "SR3_OFFLINE"])
 def test_offline_asks_nothing_and_says_so(server, pin, monkeypatch, name):
     monkeypatch.setenv(name, "1")
@@ -370,6 +394,19 @@ def test_a_name_server_that_never_answers_is_told_as_soon(server, pin, monkeypat
     assert time.monotonic() - began < 3.3
 
 
+def test_a_silent_host_of_files_is_told_at_the_first_try(server, pin, folder, monkeypatch):
+    digest = sha256((folder / WEIGHTS).read_bytes())
+    monkeypatch.setattr(hub, "PATIENCE", 1.0)
+    server.mute = threading.Event()
+    with pytest.raises(HubUnreachable, match="does not answer"):
+        drain(fetch(pin, {WEIGHTS: digest}))
+    server.mute.set()
+    asked = [each for each in server.requests if each.startswith("GET /large/")]
+    assert len(asked) == 1 and hub.silent()
+    drain(fetch(pin, {WEIGHTS: digest}))
+    assert (pin.folder / WEIGHTS).is_file() and not hub.silent()
+
+
 def test_a_hub_in_trouble_is_unreachable_and_then_reachable_again(server, pin):
     server.status = 503
     with pytest.raises(HubUnreachable, match="503"):
@@ -377,6 +414,15 @@ def test_a_hub_in_trouble_is_unreachable_and_then_reachable_again(server, pin):
     assert hub.silent()
     server.status = None
     assert files_of(pin) and not hub.silent()
+
+
+def test_a_hub_that_was_asked_too_often_says_to_wait(server, pin):
+    assert resolve(REPO) == pin
+    server.status = 429
+    for ask in (lambda: files_of(pin), lambda: drain(fetch(pin, {WEIGHTS: "0" * 64}))):
+        with pytest.raises(HubBusy, match=r"429.*wait a few minutes"):
+            ask()
+    assert resolve(REPO) == pin and not hub.silent()  # what is known is used
 
 
 def test_a_token_that_is_wrong_says_so(server, pin):
