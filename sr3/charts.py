@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from sr3 import answers, figures
 from sr3.answers import MAIN, Contrast
 from sr3.looks import Look
-from sr3.observations import fadings, flattening, main_metric, transfers
+from sr3.observations import fadings, flattening, main_metric, shifts, transfers
 from sr3.views import BASELINES, Story, images_label
 
 STUDY = "`python -m sr3 study --plan poster --resume` measures it"
@@ -137,7 +137,8 @@ def chain(story: Story, look: Look) -> Chart:
     return replace(
         chart,
         figures=tuple(figures.chain(view, d, str(story.source), look) for d in domains),
-        sentences=tuple(each.sentence for each in fadings(story, view)),
+        sentences=tuple(each.sentence for each in fadings(story)),
+        more=tuple(each.sentence for each in shifts(story)),
         caption=(
             "Mean absolute error of the clean estimate in one step, a domain's over the source's, "
             f"same noise on both. {_count('n', n)} images a domain; intervals: 95% bootstrap over "

@@ -42,6 +42,7 @@ from sr3.samplers import SeededNoise
 from sr3.unet import UNet
 
 MEASURES = ("x0_mae", "x0_mse")
+Values = NDArray[np.float64]
 SPLITS = 5  # of the images, for the index: the spread that the choice of images alone makes
 POOLED_SIDE = 32  # larger feature maps are averaged down to this: the index needs them in memory
 
@@ -190,6 +191,50 @@ def read_metric(name: str) -> tuple[str, int, str | None] | None:
     return (found[1], int(found[2]), found[3]) if found else None
 
 
+@dataclass(frozen=True)
+class Chain:
+    """One checkpoint's errors on two domains along the chain, with their resamples: one draw takes
+    the same images at every time step, so that what changes along the chain is paired."""
+
+    times: tuple[int, ...]
+    means: tuple[Values, Values]  # (times,) of the reference and of the domain
+    draws: tuple[Values, Values]  # (resamples, times), independent: two domains are no pairs
+    images: tuple[tuple[str, ...], tuple[str, ...]]
+
+    @property
+    def ratio(self) -> Values:
+        """How many times the reference's error the domain's is, (times,)."""
+        return self.means[1] / self.means[0]
+
+    @property
+    def ratios(self) -> Values:
+        """Its resamples, (resamples, times)."""
+        return self.draws[1] / self.draws[0]
+
+
+def along_chain(
+    table: pd.DataFrame, reference: str, domain: str, measure: str = "x0_mae", seed: int = 0
+) -> Chain:
+    """Both domains' errors at each time step that both have, for one checkpoint, over the images
+    that were measured at all of them.
+
+    Raises SR3Error where the table holds several checkpoints, file lists or ways of measuring.
+    """
+    parsed = {str(name): read_metric(str(name)) for name in table["metric"].unique()}
+    times = {name: found[1] for name, found in parsed.items() if found and found[0] == measure}
+    rows = table[table["metric"].isin(times)]
+    sides = [_one_setting(rows, each).rename(columns=times) for each in (reference, domain)]
+    both = sorted(set(sides[0]) & set(sides[1]))
+    tables = [side[both].dropna() for side in sides]
+    one, other = (side.to_numpy(np.float64) for side in tables)
+    first, second = (_resampled_means(each, seed + k) for k, each in enumerate((one, other)))
+    names = tuple(tuple(map(str, side.index)) for side in tables)
+    return Chain(
+        tuple(map(int, both)), (one.mean(axis=0), other.mean(axis=0)), (first, second),
+        (names[0], names[1]),
+    )  # fmt: skip
+
+
 def gap_along_chain(
     table: pd.DataFrame, reference: str, domain: str, measure: str = "x0_mae", seed: int = 0
 ) -> pd.DataFrame:
@@ -197,40 +242,41 @@ def gap_along_chain(
 
     Columns: time, reference, domain (means), gap, low, high (95%, both domains' images resampled
     independently: they are not pairs), ratio, ratio_low, ratio_high, n_reference, n_domain.
-    Raises SR3Error where the table holds several checkpoints, file lists or ways of measuring.
+    Raises SR3Error as `along_chain`.
     """
-    rows = []
-    for name, group in table.groupby("metric"):
-        parsed = read_metric(str(name))
-        if parsed is None or parsed[0] != measure:
-            continue
-        ours, theirs = (_one_setting(group, each) for each in (reference, domain))
-        one, other = (_resampled_means(each, seed + k) for k, each in enumerate((ours, theirs)))
-        gap, ratio = (bounds_of(drawn) for drawn in (other - one, other / one))
-        rows.append({
-            "time": parsed[1], "reference": ours.mean(), "domain": theirs.mean(),
-            "gap": theirs.mean() - ours.mean(), "low": gap[0], "high": gap[1],
-            "ratio": theirs.mean() / ours.mean(), "ratio_low": ratio[0], "ratio_high": ratio[1],
-            "n_reference": len(ours), "n_domain": len(theirs),
-        })  # fmt: skip
-    return pd.DataFrame(rows).sort_values("time", ignore_index=True) if rows else pd.DataFrame()
+    return chain_table(along_chain(table, reference, domain, measure, seed))
 
 
-def _one_setting(group: pd.DataFrame, domain: str) -> NDArray[np.float64]:
-    """Each image's value of one domain, which must be of one measurement."""
-    part = group[group["domain"] == domain]
+def chain_table(chain: Chain) -> pd.DataFrame:
+    """A row a time step, with the columns of `gap_along_chain`."""
+    one, other = chain.draws
+    gap, ratio = (
+        np.transpose([bounds_of(drawn) for drawn in x.T]) for x in (other - one, chain.ratios)
+    )
+    return pd.DataFrame({
+        "time": chain.times, "reference": chain.means[0], "domain": chain.means[1],
+        "gap": chain.means[1] - chain.means[0], "low": gap[0], "high": gap[1],
+        "ratio": chain.ratio, "ratio_low": ratio[0], "ratio_high": ratio[1],
+        "n_reference": len(chain.images[0]), "n_domain": len(chain.images[1]),
+    })  # fmt: skip
+
+
+def _one_setting(rows: pd.DataFrame, domain: str) -> pd.DataFrame:
+    """A domain's errors, an image a row and a metric a column, which must be of one measurement."""
+    part = rows[rows["domain"] == domain]
     settings = ["checkpoint_hash", "file_list_hash", "sampler", "seed"]
     if len(part[settings].drop_duplicates()) != 1:
         raise SR3Error(
             f"The gap needs exactly one measurement of {domain}: choose one checkpoint, file "
             "list, number of draws and seed."
         )
-    return part.sort_values("image")["value"].to_numpy(np.float64)
+    return part.pivot(index="image", columns="metric", values="value").sort_index()
 
 
-def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+def _resampled_means(values: Values, seed: int) -> Values:
+    """(images, times) -> (resamples, times), the same images at every time step."""
     places = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    means: NDArray[np.float64] = values[places].mean(axis=1)
+    means: Values = np.stack([column[places].mean(axis=1) for column in values.T], axis=1)
     return means
 
 

@@ -1,7 +1,7 @@
 """Question 1 and what the charts show beside the answers, each as numbers and as one sentence.
 
 How the parent does on each domain against the baselines; whether its error there nears that on
-the source as the noise grows; whether more updates still help.
+the source as the noise grows, and what fine-tuning makes of it; whether more updates still help.
 
 Invariants as in `sr3.answers`: more is better, same images on both sides, 95% intervals.
 """
@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from sr3.answers import MAIN, alike, signed, verdict
-from sr3.bootstrap import bootstrap, interval_of
+from sr3.bootstrap import Values, bootstrap, interval_of
 from sr3.cells import Cell
+from sr3.gap import Chain
 from sr3.metrics import METRICS, Interval
-from sr3.views import Story, images_label
+from sr3.views import Along, Story, images_label
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,70 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Fading:
-    """How many times the source's error a domain's is, where the noise is least and most."""
+    """How many times the source's error a domain's is: with the least noise, where it is lowest,
+    and with the most noise; how that changes is paired, by the same images at all time steps."""
 
     domain: str
     source: str
     checkpoint: str
-    first: int  # time step, the least noise
-    last: int
-    at_first: Interval  # ratio of mean absolute errors of the clean estimate
-    at_last: Interval
+    times: tuple[int, int, int]  # time steps: the first, the lowest one's, the last
+    ratios: tuple[Interval, Interval, Interval]  # of mean absolute errors of the clean estimate
+    whole: Interval  # the last ratio over the first
+    rise: Interval  # the last ratio over that at the lowest one's time step
 
     @property
     def sentence(self) -> str:
-        one, other = self.at_first, self.at_last
-        told = "the gap cannot be said to fade or to grow with the noise"
-        if other.high < one.low:
-            told = "the gap fades with the noise"
-        elif other.low > one.high:
-            told = "the gap grows with the noise"
+        first, lowest, last = (_ratio(ratio) for ratio in self.ratios)
+        start, least, end = (f"time step {time:,}" for time in self.times)
+        dips = self.times[1] not in (self.times[0], self.times[2])
+        middle = f"{lowest} times at its least, {least}, " if dips else ""
+        again = ""
+        if dips and self.rise.low > 1:
+            again = f"; from its least it grows again by a factor of {_ratio(self.rise)}"
         return (
-            f"The error of {self.checkpoint}'s clean estimate on {self.domain} is "
-            f"{_ratio(one)} times that on {self.source} at time step {self.first:,}, and "
-            f"{_ratio(other)} times at time step {self.last:,} (n = {other.n}): {told}."
+            f"On {self.domain} the error of {self.checkpoint}'s clean estimate is {first} times "
+            f"that on {self.source} at {start}, {middle}and {last} times at {end} (n = "
+            f"{self.whole.n}), a factor of {_ratio(self.whole)} from first to last: "
+            f"{self._told}{again}."
         )
+
+    @property
+    def _told(self) -> str:
+        gap = min(self.ratios[0].mean, self.ratios[2].mean) >= 1
+        what = "the gap" if gap else "the ratio"
+        if self.whole.high < 1:
+            return f"{what} {'fades' if gap else 'falls'} with the noise"
+        if self.whole.low > 1:
+            return f"{what} grows with the noise"
+        return f"{what} cannot be said to fall or to grow from end to end"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What fine-tuning made of the gap along the chain: the ratio of a fine-tune over that of its
+    parent, on the same images and noise, as geometric means over time steps."""
+
+    domain: str
+    source: str
+    checkpoint: str
+    parent: str
+    trained_on: tuple[int, int] | None  # None: not known
+    inside: Interval  # over the time steps trained on; of all, where the range is not known
+    outside: Interval | None  # over the others; None: there are none
+
+    @property
+    def sentence(self) -> str:
+        steps = "all time steps"
+        if self.trained_on is not None and self.outside is not None:
+            first, last = self.trained_on
+            steps = f"the time steps that it was trained on ({first}:{last})"
+        text = (
+            f"{self.checkpoint} against {self.parent}: the error on {self.domain} over that on "
+            f"{self.source} changes by a factor of {_ratio(self.inside)} over {steps}"
+        )
+        if self.outside is not None:
+            text += f", and by {_ratio(self.outside)} over the others"
+        return f"{text} (n = {self.inside.n})."
 
 
 @dataclass(frozen=True)
@@ -106,20 +148,69 @@ def transfers(story: Story, metric: str) -> list[Transfer]:
     return found
 
 
-def fadings(story: Story, gap: pd.DataFrame) -> list[Fading]:
-    """For the parent, one a domain; `gap` as `Story.gap` gives it."""
+def fadings(story: Story) -> list[Fading]:
+    """For the parent, one a domain, by its name."""
+    parents = (each for each in story.chains if each.what.kind == "parent")
+    return [
+        _fading(story, each)
+        for each in sorted(parents, key=lambda each: each.domain)
+        if len(each.chain.times) > 1
+    ]
+
+
+def _fading(story: Story, each: Along) -> Fading:
+    chain, n = each.chain, len(each.chain.images[1])
+    ratios, low = chain.ratios, int(chain.ratio.argmin())
+    places = (0, low, -1)
+    ends = [_quantiles(chain.ratio[k], ratios[:, k], n) for k in places]
+    whole = _quantiles(chain.ratio[-1] / chain.ratio[0], ratios[:, -1] / ratios[:, 0], n)
+    # Not each resample's own lowest: that is below the last one even where there is no dip.
+    rise = _quantiles(chain.ratio[-1] / chain.ratio[low], ratios[:, -1] / ratios[:, low], n)
+    times = tuple(chain.times[k] for k in places)
+    return Fading(
+        each.domain, str(story.source), story.parent, (times[0], times[1], times[2]),
+        (ends[0], ends[1], ends[2]), whole, rise,
+    )  # fmt: skip
+
+
+def shifts(story: Story) -> list[Shift]:
+    """For each fine-tune whose gap was measured on the images of its parent's, by domain."""
+    parents = {each.domain: each.chain for each in story.chains if each.what.kind == "parent"}
     found = []
-    for domain, rows in gap[gap["kind"] == "parent"].groupby("domain", sort=False):
-        rows = rows.sort_values("time")
-        if len(rows) < 2:
-            continue
-        ends = [
-            Interval(row["ratio"], row["ratio_low"], row["ratio_high"], int(row["n_domain"]))
-            for _, row in rows.iloc[[0, -1]].iterrows()
-        ]
-        times = int(rows["time"].iloc[0]), int(rows["time"].iloc[-1])
-        found.append(Fading(str(domain), str(story.source), story.parent, *times, *ends))
+    for each in sorted(story.chains, key=lambda each: (each.domain, each.what.order)):
+        parent = parents.get(each.domain)
+        if each.what.kind != "parent" and parent is not None:
+            shift = _shift(story, each, parent)
+            found += [shift] if shift else []
     return found
+
+
+def _shift(story: Story, each: Along, parent: Chain) -> Shift | None:
+    chain = each.chain
+    if chain.images != parent.images or chain.times != parent.times:
+        return None  # no pairs
+    means = np.log(chain.ratio / parent.ratio)
+    draws = np.log(chain.ratios / parent.ratios)
+    first, last = each.trained_on or (0, max(chain.times))
+    inside = np.array([first < time <= last for time in chain.times])
+    if not inside.any():
+        return None
+    n = len(chain.images[1])
+    parts = [
+        _quantiles(np.exp(means[part].mean()), np.exp(draws[:, part].mean(axis=1)), n)
+        if part.any() else None
+        for part in (inside, ~inside)
+    ]  # fmt: skip
+    assert parts[0] is not None
+    return Shift(
+        each.domain, str(story.source), each.what.label, story.parent, each.trained_on, parts[0],
+        parts[1],
+    )  # fmt: skip
+
+
+def _quantiles(mean: float, draws: Values, n: int) -> Interval:
+    low, high = bounds_of(draws)
+    return Interval(float(mean), float(low), float(high), n)
 
 
 def flattening(story: Story, metric: str, target: str, domain: str) -> Flattening | None:

@@ -71,12 +71,12 @@ def answered(story: Story, target: str, colours: Look) -> list[Answered]:
     metric = main_metric(story)
     first = story.metrics.index(metric) if metric else 0
     grid = charts.grid(story, colours, target)
-    ranges, chain = charts.ranges(story, colours, target, target), charts.chain(story, colours)
+    ranges = charts.ranges(story, colours, target, target)
     trade = charts.trade(story, colours, target)
     known = transfers(story, metric) if metric else []
     told = {story.source, target} if story.targets else {each.domain for each in known}
     generalizes = [each.sentence for each in known if each.domain in told]
-    fading = [each.sentence for each in fadings(story, chain.data) if each.domain == target]
+    fading = [each.sentence for each in fadings(story) if each.domain == target]
     return [
         ("Does it generalize?", generalizes, charts.quality(story, colours), first),
         ("How little is enough?", [*grid.sentences], grid, first),

@@ -22,7 +22,7 @@ from sr3.answers import MAIN, Measured, alike, commonest_sampling, whole_range
 from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell
 from sr3.checkpoints import registry
-from sr3.gap import gap_along_chain, read_metric
+from sr3.gap import Chain, along_chain, chain_table, read_metric
 from sr3.looks import KINDS, Kind
 
 BASELINES = ("bicubic", "regression")
@@ -46,6 +46,16 @@ class Identity:
     label: str
     images: int | None = None  # of a plain fine-tune; None: all, or another kind
     order: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Along:
+    """One checkpoint's errors along the chain, on the source and on another domain."""
+
+    what: Identity
+    domain: str
+    trained_on: tuple[int, int] | None  # time steps; None: not known
+    chain: Chain
 
 
 class Story:
@@ -94,8 +104,7 @@ class Story:
 
     def identify(self, name: str, digest: str = "") -> Identity:
         """What a checkpoint of the table is."""
-        cell = self.study.cells.get(name) or self.study.cells.get(self._by_hash.get(digest, ""))
-        if cell is not None:
+        if (cell := self._cell(name, digest)) is not None:
             return self.identify_cell(cell)
         if name == self.parent:
             return Identity("parent", f"{name} (parent)", order=(2,))
@@ -288,11 +297,11 @@ class Story:
         parent = cell.parent if cell else name
         return parent != self.parent and parent in parents(self.table)
 
-    def gap(self) -> pd.DataFrame:
-        """The denoising error of each domain against the source's, by time step and checkpoint;
-        columns GAPS."""
-        rows = self._of_gap(("x0_mae",))
+    @cached_property
+    def chains(self) -> list[Along]:
+        """Each checkpoint and domain whose gap was measured, of the newest measurement."""
         found = []
+        rows = self._of_gap(("x0_mae",))
         for (name, digest), part in rows.groupby(["checkpoint", "checkpoint_hash"], sort=False):
             # The newest measurement alone: another number of draws or images does not compare.
             newest = part.groupby("domain").tail(1).set_index("domain")
@@ -303,17 +312,38 @@ class Story:
             others = [domain for domain in newest.index if domain != self.source]
             for domain in others if self.source in newest.index else []:
                 pair = part[part["domain"].isin([self.source, domain])]
-                both = pair.groupby("metric")["domain"].transform("nunique") == 2
-                chain = gap_along_chain(pair[both], str(self.source), domain)
-                found += [
-                    (domain, row["time"], each.label, each.kind,
-                     *(row[c] for c in ("gap", "low", "high", "ratio", "ratio_low", "ratio_high",
-                                        "n_reference", "n_domain")), each.order)
-                    for _, row in chain.iterrows()
-                ]  # fmt: skip
-        frame = pd.DataFrame(found, columns=[*GAPS, "_order"])
-        frame = frame.astype({"time": int, "n_reference": int, "n_domain": int})
+                pair = pair[pair.groupby("metric")["domain"].transform("nunique") == 2]
+                if not pair.empty:
+                    chain = along_chain(pair, str(self.source), domain)
+                    trained = self._trained_on(str(name), str(digest))
+                    found.append(Along(each, str(domain), trained, chain))
+        return found
+
+    def gap(self) -> pd.DataFrame:
+        """The denoising error of each domain against the source's, by time step and checkpoint;
+        columns GAPS."""
+        found = [
+            chain_table(each.chain).assign(
+                domain=each.domain, checkpoint=each.what.label, kind=each.what.kind,
+                _order=[each.what.order] * len(each.chain.times),
+            )
+            for each in self.chains
+        ]  # fmt: skip
+        frame = pd.concat(found) if found else pd.DataFrame(columns=[*GAPS, "_order"])
         return _sorted(frame, ["domain", "_order", "time"])[list(GAPS)]
+
+    def _cell(self, name: str, digest: str) -> Cell | None:
+        """The fine-tune of a name, or of weights under another name."""
+        cells = self.study.cells
+        return cells.get(name) or cells.get(self._by_hash.get(digest, ""))
+
+    def _trained_on(self, name: str, digest: str) -> tuple[int, int] | None:
+        """The time steps that a fine-tune was trained on; None where it is not known."""
+        if (cell := self._cell(name, digest)) is not None:
+            return cell.range
+        entry = registry().get(name)
+        first, _, last = (entry.range if entry and entry.range else "").partition(":")
+        return (int(first), int(last)) if first.isdigit() and last.isdigit() else None
 
     def index(self) -> pd.DataFrame:
         """The SRGA-style index of each domain against the reference, by time step and checkpoint;

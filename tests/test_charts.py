@@ -21,7 +21,7 @@ from sr3.answers import answer_all, range_effects, verdict
 from sr3.cli import app
 from sr3.looks import SYMBOLS, contrast, enlarged, look, mixed
 from sr3.metrics import Interval
-from sr3.observations import fadings, flattening, transfers
+from sr3.observations import fadings, flattening, shifts, transfers
 from sr3.views import Story, parents, source_of
 from tests import study_table as made
 from tests.app_server import make_checkpoints
@@ -125,10 +125,53 @@ def test_the_gap_is_a_ratio_of_errors_and_is_told(story):
     for number, domain in enumerate(made.DOMAINS[1:], 1):
         for time in made.TIMES:
             assert ratios[domain, time] == pytest.approx(1 + number * 10 / time)
-    said = {each.domain: each.sentence for each in fadings(story, view)}
-    assert said[made.TARGET].endswith("the gap fades with the noise.")
+    for number, domain in enumerate(made.DOMAINS[1:], 1):
+        (found,) = (each for each in fadings(story) if each.domain == domain)
+        change = (1 + number * 10 / 2000) / (1 + number)
+        assert found.times == (10, 2000, 2000)
+        # In pairs it is the same on every image, however the images differ.
+        assert [found.whole.mean, found.whole.low, found.whole.high] == pytest.approx([change] * 3)
+        assert found.ratios[0].low < found.ratios[0].high
+        assert found.sentence.endswith("the gap fades with the noise.")
     index = story.index().set_index("domain")["index"]
     assert index[made.SOURCE] == 0 and index[made.TARGET] == 3
+
+
+def along(time: int, factor: float, domain: str, **changes) -> list[dict]:
+    """Rows of the gap with images that differ far more than time steps do."""
+    return [
+        made.row(made.PARENT, "p" * 64, domain, k, f"x0_mae@t={time}", 0.1 * (1 + k) * factor,
+                 "one-step draws=2", 1) | changes
+        for k in range(made.IMAGES)
+    ]  # fmt: skip
+
+
+def test_a_dip_of_the_gap_and_what_fine_tuning_makes_of_it_are_told_in_pairs(tmp_path):
+    cell = made.plain(None, 100, range=(0, 500))
+    other = {"checkpoint": "step-000100", "checkpoint_hash": made._hash(cell)}
+    ratios = {10: 2.0, 500: 1.5, 2000: 1.9}
+    rows = list(made.rows([cell], gap=False))
+    for time, ratio in ratios.items():
+        inside = time <= 500
+        rows += along(time, 1, made.SOURCE) + along(time, ratio, made.TARGET)
+        rows += along(time, 1, made.SOURCE, **other)
+        rows += along(time, ratio * (0.8 if inside else 1.1), made.TARGET, **other)
+    results.append(rows, tmp_path)
+    story = told(tmp_path)
+    (fading,) = fadings(story)
+    assert fading.times == (10, 500, 2000)
+    assert [fading.rise.low, fading.rise.high] == pytest.approx([1.9 / 1.5] * 2)
+    assert [fading.whole.low, fading.whole.high] == pytest.approx([0.95] * 2)
+    assert fading.ratios[0].high > 2 * fading.ratios[0].low, "which images were drawn matters"
+    assert "fades with the noise; from its least it grows again by a factor of 1.27" in (
+        fading.sentence
+    )
+    (shift,) = shifts(story)
+    assert [shift.inside.low, shift.inside.high] == pytest.approx([0.8] * 2)
+    assert shift.outside is not None
+    assert [shift.outside.low, shift.outside.high] == pytest.approx([1.1] * 2)
+    assert "all images, 100 updates" in shift.sentence and "(0:500)" in shift.sentence
+    assert shift.sentence in charts.chain(story, LIGHT).more
 
 
 def test_a_gap_under_a_folders_name_is_known_by_its_weights(tmp_path):
