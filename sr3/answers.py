@@ -3,13 +3,14 @@
 Invariants: a gain is signed so that more is better in every metric, and is of one checkpoint over
 its parent on the same images and sampling seeds; what was not measured has no answer; intervals
 are 95% percentile bootstraps that resample the images, the same ones for both sides of a
-comparison, and, where several fine-tunes differ in their seed alone, those seeds too.
+comparison, and, where several fine-tunes differ in their seed alone, those seeds too. Fine-tunes
+of several plans are neither joined nor compared (`of_plans`): a plan's other settings may differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -27,38 +28,63 @@ MAIN = ("lpips", "ssim", "psnr")  # the metrics that are told
 # ------------------------------------------------------------------------------------- the answers
 @dataclass(frozen=True)
 class Least:
-    """Question 2: the least data, and then the fewest updates, that repair the target."""
+    """Question 2: the least data, and then the fewest updates, with which plain fine-tuning of the
+    whole chain repairs the target."""
 
     metric: str
     target: str
-    gain: Interval  # of the best cell
+    gain: Interval  # of the best cell: of those that surely gain, if there are any
     best: tuple[int | None, int]  # its images (None: all) and updates
     images: int | None = None
     updates: int | None = None  # None: no cell gains surely
-    share: Interval | None = None  # of the best cell's gain
+    share: Interval | None = None  # of the best gain; in a resample, of that resample's best
     images_between: tuple[int | None, int | None] = (None, None)  # the choice in 95% of resamples
     updates_between: tuple[int, int] = (0, 0)
     front: tuple[tuple[int | None, int], ...] = ()  # every choice that none is below in both
     seeds: int = 0  # of the least cell
     best_seeds: int = 0
+    longest: bool = False  # whether nothing with the best cell's images was tuned for longer
+    elsewhere: Sure | None = None  # where no cell gains surely: what else does
 
     @property
     def sentence(self) -> str:
+        told = f"{_title(self.metric)} on {self.target}: "
         best = f"{_images(self.best[0])} and {self.best[1]:,} updates"
+        gained = f"{signed(self.gain)} with {best} ({_seeds(self.best_seeds)})"
         if self.updates is None or self.share is None:
-            return (
-                f"{_title(self.metric)} on {self.target}: no fine-tuning surely gains; the best "
-                f"({best}) changes it by {signed(self.gain)}."
+            told += (
+                "no plain fine-tuning of the whole chain surely gains; the best changes it by "
+                f"{gained}"
             )
+            if (other := self.elsewhere) is not None:
+                told += (
+                    f"; the best of what does is {other.name}: {signed(other.gain)} "
+                    f"({_seeds(other.seeds)})"
+                )
+            return told + self._open_end
         first, last = (_images(count) for count in self.images_between)
         return (
-            f"{_title(self.metric)} on {self.target}: {_images(self.images)} and "
-            f"{self.updates:,} updates reach {self.share.mean:.0%} of the best gain "
-            f"({_bounds(self.share, '.0%')}; {_seeds(self.seeds)}), which is "
-            f"{signed(self.gain)} with {best} ({_seeds(self.best_seeds)}); in 95% of resamples "
+            f"{told}{_images(self.images)} and {self.updates:,} updates reach "
+            f"{self.share.mean:.0%} of the best gain ({_bounds(self.share, '.0%')}; "
+            f"{_seeds(self.seeds)}), which is {gained}; in 95% of resamples "
             f"the choice lies between {first} and {last}, and between "
-            f"{self.updates_between[0]:,} and {self.updates_between[1]:,} updates."
+            f"{self.updates_between[0]:,} and {self.updates_between[1]:,} updates{self._open_end}"
         )
+
+    @property
+    def _open_end(self) -> str:
+        if not self.longest:
+            return "."
+        return f". No longer run with {_images(self.best[0])} was measured: more may still help."
+
+
+@dataclass(frozen=True)
+class Sure:
+    """A checkpoint that surely gains."""
+
+    name: str  # its settings but the seed, or its name
+    gain: Interval
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -135,19 +161,25 @@ class Measured:
         names = table["checkpoint"].unique()
         every = {name: cell for name in names if (cell := Cell.parse(name))}
         self.parent = parent
-        self.cells = {name: cell for name, cell in every.items() if cell.parent == parent}
-        tuned = table[table["checkpoint"].isin(self.cells)]
+        mine = {name: cell for name, cell in every.items() if cell.parent == parent}
+        tuned = table[table["checkpoint"].isin(mine)]
         if sampling is None and len(tuned):
             sampling = commonest_sampling(tuned)
         sampling = sampling or ("", 0)
         keep = (table["sampler"] == sampling[0]) & (table["steps"] == sampling[1])
         self.sampling = sampling
+        self.cells = of_plans(mine, table[keep])
+        here = table.loc[keep & table["checkpoint"].isin(mine), "checkpoint"].nunique()
+        self.older = here - len(self.cells)  # fine-tunes of earlier plans, of which nothing is told
         others = set(names) - set(every) - {"bicubic", "regression", parent}
         self.others = sorted(others)  # spliced and interpolated ones, say
         rows = table[keep & table["checkpoint"].isin([*self.cells, *others, parent])]
-        means = rows.groupby(["domain", "metric", "checkpoint", "image"])["value"].mean()
+        newest = rows.sort_values("created").groupby("checkpoint")["checkpoint_hash"].last()
+        rows = rows[rows["checkpoint_hash"] == rows["checkpoint"].map(newest)]  # of other weights
+        levels = ["domain", "metric", "checkpoint", "image", "seed"]
+        values = rows.groupby(levels)["value"].mean()
         self._wide: dict[tuple[str, str], pd.DataFrame] = {}
-        for key, group in means.groupby(level=["domain", "metric"]):
+        for key, group in values.groupby(level=["domain", "metric"]):
             domain, metric = cast(tuple[str, str], key)
             self._wide[domain, metric] = group.droplevel([0, 1]).unstack("checkpoint")
         self.metrics = [name for name in METRICS if any(name == m for _, m in self._wide)]
@@ -158,7 +190,8 @@ class Measured:
         return sorted({cell.target for cell in self.cells.values()})
 
     def gains(self, metric: str, domain: str) -> pd.DataFrame:
-        """A row an image, a column a checkpoint: its gain over the parent, more is better.
+        """A row an image, a column a checkpoint: its gain over the parent, more is better; a mean
+        over the sampling seeds that both have.
 
         Images that not all were measured on, or where PSNR is infinite, are left out.
         """
@@ -167,7 +200,7 @@ class Measured:
             return pd.DataFrame()
         sign = 1.0 if METRICS[metric].better == "higher" else -1.0
         gains = wide.drop(columns=self.parent).sub(wide[self.parent], axis=0) * sign
-        return gains.replace([np.inf, -np.inf], np.nan)
+        return gains.groupby(level="image").mean().replace([np.inf, -np.inf], np.nan)
 
 
 def commonest_sampling(rows: pd.DataFrame) -> tuple[str, int] | None:
@@ -176,6 +209,36 @@ def commonest_sampling(rows: pd.DataFrame) -> tuple[str, int] | None:
         return None
     most: Any = rows.groupby(["sampler", "steps"], sort=False).size().idxmax()
     return str(most[0]), int(most[1])
+
+
+def of_plans(cells: dict[str, Cell], rows: pd.DataFrame) -> dict[str, Cell]:
+    """The cells to tell of, each with its plan in place of the digest, so that cells are equal
+    only within one plan; of cells that differ in their plan (or seed) alone, those of the newest.
+
+    A digest knows the seed, so it does not say which cells were declared together. But two digests
+    of one name are of two plans, and plans follow each other: the second one began no later than
+    with its first such cell. The sampling seeds tell plans apart too.
+    """
+    mine = rows[rows["checkpoint"].isin(cells)].groupby("checkpoint")
+    first, seeds = mine["created"].min(), mine["seed"].unique()
+    order = sorted(first.index, key=lambda name: (first[name], name))
+    titles: dict[str, int] = {}
+    began: dict[int, int] = {}  # the place at which the first, second, ... plan began
+    for place, name in enumerate(order):
+        number = titles[title] = titles.get(title := cells[name].title, -1) + 1
+        began.setdefault(number, place)
+    plans: dict[str, Cell] = {}
+    newest: dict[Cell, str] = {}
+    for place, name in enumerate(order):
+        number = sum(start <= place for start in began.values())
+        plan = f"plan {number}, sampling seeds {sorted(map(int, seeds[name]))}"
+        plans[name] = replace(cells[name], digest=plan)
+        newest[_planless(cells[name])] = plan
+    return {n: cell for n, cell in plans.items() if newest[_planless(cell)] == cell.digest}
+
+
+def _planless(cell: Cell) -> Cell:
+    return replace(cell.but("seed"), digest="")
 
 
 def alike(gains: pd.DataFrame, cells: dict[str, Cell]) -> dict[Cell, list[str]]:
@@ -200,18 +263,24 @@ def least_needed(
     if not cells:
         return None
     means, draws, n = bootstrap(gains, [groups[cell] for cell in cells], seed)
-    best = int(means.argmax())
+    every = [interval_of(means[k], draws[:, k], n) for k in range(len(cells))]
+    sure = np.array([_surely(gain) for gain in every])
+    best = int(np.where(sure, means, -np.inf).argmax() if sure.any() else means.argmax())
     grid = [(cell.images, cell.updates) for cell in cells]
-    gain = interval_of(means[best], draws[:, best], n)
     count = [len(groups[cell]) for cell in cells]
-    if not (means[best] > 0 and (n == 1 or gain.low > 0)):
-        return Least(metric, target, gain, grid[best], best_seeds=count[best])
+    longest = all(k <= grid[best][1] for images, k in grid if images == grid[best][0])
+    joined = {name for names in groups.values() for name in names}
+    if not sure[best]:
+        return Least(
+            metric, target, every[best], grid[best], best_seeds=count[best], longest=longest,
+            elsewhere=_best_elsewhere(study, gains, target, joined, seed),
+        )  # fmt: skip
     reached = np.flatnonzero(means >= share * means[best])
     least = int(reached[0])  # cells are sorted: least data, then fewest updates
-    # In each resample the whole choice is made again.
-    tops = draws.max(axis=1, keepdims=True)
-    picks = (draws >= np.where(tops > 0, share * tops, tops)).argmax(axis=1)
-    ratio = draws[:, least] / draws[:, best]
+    # In each resample the best is found and the whole choice made again.
+    tops = draws[:, sure].max(axis=1)
+    picks = (draws >= np.where(tops > 0, share * tops, tops)[:, None]).argmax(axis=1)
+    ratio = draws[tops > 0, least] / tops[tops > 0]  # of no gain there is no share
     between = [
         bounds_of([key(cells[pick]) for pick in picks])
         for key in (lambda cell: _number(cell.images), lambda cell: cell.updates)
@@ -222,10 +291,31 @@ def least_needed(
         if not any(_below(cells[j], cells[i]) for j in reached if j != i)
     ]  # fmt: skip
     return Least(
-        metric, target, gain, grid[best], *grid[least],
+        metric, target, every[best], grid[best], *grid[least],
         interval_of(means[least] / means[best], ratio, n), (images[0], images[1]),
-        (int(between[1][0]), int(between[1][1])), tuple(front), count[least], count[best],
+        (int(between[1][0]), int(between[1][1])), tuple(front), count[least], count[best], longest,
     )  # fmt: skip
+
+
+def _surely(gain: Interval) -> bool:
+    return gain.mean > 0 and (gain.n == 1 or gain.low > 0)
+
+
+def _best_elsewhere(
+    study: Measured, gains: pd.DataFrame, target: str, left_out: set[str], seed: int
+) -> Sure | None:
+    """Of the checkpoints that were tuned on a target or made of others, but for some, that which
+    surely gains most; measured on all images that those were."""
+    cells = {n: c for n, c in study.cells.items() if c.target == target and n not in left_out}
+    groups = [(settings_of(cell), names) for cell, names in alike(gains, cells).items()]
+    groups += [(name, [name]) for name in study.others]
+    found = []
+    for name, names in groups:
+        if all(_covers(gains, sorted(left_out), each) for each in names):
+            means, draws, n = bootstrap(gains, [names], seed)
+            found.append(Sure(name, interval_of(means[0], draws[:, 0], n), len(names)))
+    return max(filter(lambda each: _surely(each.gain), found),
+               key=lambda each: each.gain.mean, default=None)  # fmt: skip
 
 
 def range_effects(
@@ -288,17 +378,19 @@ def _contrasts(
 ) -> Iterator[Contrast]:  # fmt: skip
     """Pairs of cells that differ in some settings alone, seeds that both have joined."""
     gains = study.gains(metric, domain)
-    partners = {cell.but(*settings): name for name, cell in theirs.items() if name in gains}
-    groups = alike(gains, {n: c for n, c in ours.items() if c.but(*settings) in partners})
-    for cell, names in sorted(groups.items(), key=lambda item: _order(item[0])):
-        others = [partners[ours[name].but(*settings)] for name in names]
-        pairs = pd.DataFrame({n: gains[n] - gains[o] for n, o in zip(names, others, strict=True)})
-        means, draws, n = bootstrap(pairs, [names], seed)
-        ends = (_of(cell, settings[0]), _of(theirs[others[0]], settings[0]))
-        yield Contrast(
-            metric, domain, *ends, cell.images, cell.updates,
-            interval_of(means[0], draws[:, 0], n), len(names),
-        )  # fmt: skip
+    baselines = sorted(alike(gains, theirs).items(), key=lambda item: _order(item[0]))
+    for cell, names in sorted(alike(gains, ours).items(), key=lambda item: _order(item[0])):
+        for other, partners in baselines:
+            by_seed = {theirs[name].seed: name for name in partners}
+            pairs = {n: by_seed[ours[n].seed] for n in names if ours[n].seed in by_seed}
+            if cell.but(*settings) != other.but(*settings) or not pairs:
+                continue
+            differences = pd.DataFrame({n: gains[n] - gains[o] for n, o in pairs.items()})
+            means, draws, n = bootstrap(differences, [list(pairs)], seed)
+            yield Contrast(
+                metric, domain, _of(cell, settings[0]), _of(other, settings[0]), cell.images,
+                cell.updates, interval_of(means[0], draws[:, 0], n), len(pairs),
+            )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- words
@@ -322,7 +414,9 @@ def _below(one: Cell, other: Cell) -> bool:
 def _of(cell: Cell, setting: str) -> str:
     if setting == "range":
         return f"training on time steps {cell.range[0]}:{cell.range[1]}"
-    return "training from scratch" if cell.scratch else f"fine-tuning ({settings_of(cell)})"
+    if not cell.scratch:
+        return f"fine-tuning ({settings_of(cell)})"
+    return "training from scratch" + (f" (rate {cell.rate:g})" if cell.rate else "")
 
 
 def settings_of(cell: Cell) -> str:

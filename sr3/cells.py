@@ -82,13 +82,14 @@ class Cell:
         return dataclasses.replace(self, digest=hashlib.sha256(text.encode()).hexdigest()[:8])
 
     def but(self, *names: str) -> Cell:
-        """This cell with some settings blanked, so that cells alike in the others are equal."""
+        """This cell with some settings blanked, so that cells alike in the others are equal; the
+        digest, which knows the seed, must have been replaced by what seeds share."""
         blank = {
             "images": None, "updates": 0, "range": (0, 0), "seed": 0, "scratch": False,
             "rate": None,
         }  # fmt: skip
         changes = {name: blank[name] for name in names}
-        return dataclasses.replace(self, digest="00000000", **changes)  # type: ignore[arg-type]
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     @property
     def plain(self) -> bool:

@@ -244,10 +244,12 @@ def _missing(chart: Chart, what: str, how: str) -> Chart:
 
 def _caption(story: Story, n: Iterable[int], seeds: Iterable[int], over: str) -> str:
     sampler, steps = story.sampling
+    left_out = story.study.older
+    older = f" Of earlier plans, {left_out:,} fine-tunes are left out." if left_out else ""
     return (
         f"{_count('n', n)} test images, fine-tuning seeds: {_count('', seeds)}; intervals: 95% "
         f"bootstrap over {over}. Sampled with {sampler}, {steps} steps. LPIPS: "
-        f"{story.backbone}."
+        f"{story.backbone}.{older}"
     )
 
 

@@ -333,9 +333,10 @@ class Story:
         return _sorted(frame, ["domain", "_order", "time"])[list(GAPS)]
 
     def _cell(self, name: str, digest: str) -> Cell | None:
-        """The fine-tune of a name, or of weights under another name."""
+        """The fine-tune of a name, or of weights under another name; an older plan's too."""
         cells = self.study.cells
-        return cells.get(name) or cells.get(self._by_hash.get(digest, ""))
+        known = cells.get(name) or cells.get(self._by_hash.get(digest, "")) or Cell.parse(name)
+        return known if known is not None and known.parent == self.parent else None
 
     def _trained_on(self, name: str, digest: str) -> tuple[int, int] | None:
         """The time steps that a fine-tune was trained on; None where it is not known."""
