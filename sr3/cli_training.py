@@ -212,8 +212,7 @@ def study(
     """
     from sr3 import answers, results
     from sr3.checkpoints import ROOT
-    from sr3.metrics import Scorer
-    from sr3.study import Study
+    from sr3.study import Study, lpips_reason
     from sr3.study_plan import domain_name, read_plan
 
     if ray is not None and workers > 1:
@@ -231,8 +230,11 @@ def study(
     else:
         say(f"{missing} of {made.total} cells of {made.plan.name} are to be measured.")
         made.check(tasks)
-        if reason := Scorer.load().lpips_reason:
+        if reason := lpips_reason():
             say(reason)
+    if lacking := made.without_lpips():
+        again = "it cannot be measured here" if lpips_reason() else "they are measured again"
+        say(f"{lacking} of the cells in the table lack LPIPS: {again}.")
     for finished in made.run(tasks, workers, say, ray):
         left = finished.seconds * (finished.total - finished.done) / finished.done
         say(

@@ -42,7 +42,7 @@ from sr3.domains import Domain, list_hash, load_domain, load_pixels
 from sr3.errors import DomainError, TrainingError
 from sr3.evaluate import BASELINES, evaluate, sampler_label
 from sr3.finetune import FinetuneRun
-from sr3.metrics import Scorer
+from sr3.metrics import SMALLEST, Scorer
 from sr3.pipeline import SuperResolver
 from sr3.run_folder import STATE
 from sr3.study_plan import Run, StudyPlan, Tested, domain_name
@@ -51,6 +51,8 @@ from sr3.tuning import FinetunePlan
 
 Report = Callable[[str], None]
 EVERY = 30.0  # seconds between two lines of progress of a run
+BARE = ("psnr",)  # what every measured image has a row of
+SCORED = ("psnr", "lpips")
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,31 @@ class Study:
         return snapshots * len(self.plan.evaluation.domains)
 
     def tasks(self) -> tuple[Task, ...]:
-        """What is not in the table, in the plan's order. Reads no image."""
-        known = _Known(self.plan, results.read(self.table))
+        """What is not in the table, in the plan's order. Reads no image.
+
+        A cell that lacks LPIPS is to be measured again where LPIPS can be measured.
+        """
+        table = results.read(self.table)
+        scored, bare = self._missing(table, self._scored), self._missing(table, BARE)
+        return bare if scored == bare or lpips_reason() else scored
+
+    def without_lpips(self) -> int:
+        """How many cells are in the table but for their LPIPS."""
+        table = results.read(self.table)
+        scored, bare = (
+            sum(len(task.pending) for task in self._missing(table, metrics))
+            for metrics in (self._scored, BARE)
+        )
+        return scored - bare
+
+    @property
+    def _scored(self) -> tuple[str, ...]:
+        """The metrics of a whole cell; LPIPS is not of the smallest images."""
+        return SCORED if self.plan.model.network.high_res >= SMALLEST else BARE
+
+    def _missing(self, table: pd.DataFrame, metrics: Sequence[str]) -> tuple[Task, ...]:
+        """What a table does not hold with all of some metrics."""
+        known = _Known(self.plan, table, metrics)
         domains = self.plan.evaluation.domains
         found = [Task(None, tuple((0, each) for each in domains if not known.parent(each)))]
         for run in self.plan.runs:
@@ -195,9 +220,9 @@ class Study:
 
 
 class _Known:
-    """Which cells a table holds whole."""
+    """Which cells a table holds whole, with all of some metrics."""
 
-    def __init__(self, plan: StudyPlan, table: pd.DataFrame) -> None:
+    def __init__(self, plan: StudyPlan, table: pd.DataFrame, metrics: Sequence[str]) -> None:
         self.plan = plan
         recommended = plan.model.sampling
         settings: SamplerConfig = dataclasses.replace(recommended, **plan.evaluation.changes)
@@ -205,8 +230,9 @@ class _Known:
         first = plan.evaluation.seed
         self.seeds = range(first, first + plan.evaluation.samples)
         columns = ["checkpoint", "domain", "sampler", "steps", "checkpoint_hash", "seed"]
-        rows = table[table["metric"] == "psnr"]
-        self.counts: dict[Any, int] = rows.groupby(columns)["image"].nunique().to_dict()
+        rows = table[table["metric"].isin(metrics)]
+        complete = rows.groupby([*columns, "image"])["metric"].nunique() == len(metrics)
+        self.counts: dict[Any, int] = complete.groupby(level=columns).sum().to_dict()
         self.hashes: dict[str, set[str]] = {}
         for name, digest in set(zip(rows["checkpoint"], rows["checkpoint_hash"], strict=True)):
             self.hashes.setdefault(name, set()).add(digest)
@@ -326,6 +352,11 @@ def _domain(name: str) -> Domain:
 @lru_cache(maxsize=1)
 def _scorer() -> Scorer:
     return Scorer.load()
+
+
+def lpips_reason() -> str:
+    """Why LPIPS cannot be measured here; "" where it can."""
+    return _scorer().lpips_reason
 
 
 def _test_images(tested: Tested) -> int | None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -20,12 +21,14 @@ from typer.testing import CliRunner
 from sr3 import results
 from sr3 import study as study_module
 from sr3.cells import Cell
-from sr3.checkpoints import hash_of
+from sr3.checkpoints import hash_of, save_checkpoint
 from sr3.cli import app
-from sr3.domains import load_domain
+from sr3.domains import Domain, Entry, load_domain
+from sr3.metrics import Scorer
+from sr3.presets import MODELS
 from sr3.study import Study
 from sr3.study_plan import PLANS, read_plan
-from tests.places import furnish
+from tests.places import drawn_network, furnish
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = (PLANS / "smoke.toml").read_text()
@@ -288,6 +291,40 @@ def test_a_deleted_cell_is_made_again(whole):
     same(table("deleted"), whole[0])
 
 
+class Brightness:
+    """Stands for LPIPS, whose weights are not in the repository."""
+
+    backbone = "made up"
+
+    def __call__(self, results, references):
+        return torch.tensor([abs(float(a.mean()) - float(b.mean())) / 255
+                             for a, b in zip(results, references, strict=True)])  # fmt: skip
+
+
+def test_cells_without_lpips_are_measured_again_where_it_can_be(whole, monkeypatch):
+    """And where it cannot, a table without it is as whole as it will be."""
+    shutil.copytree("whole", "unscored")
+    result = study("unscored", "--resume")
+    assert result.exit_code == 0, result.output
+    assert "nothing to do" in result.stderr
+    assert "14 of the cells in the table lack LPIPS: it cannot be measured here" in result.stderr
+    monkeypatch.setattr(study_module, "_scorer", lambda: Scorer(Brightness()))
+    frame = results.read("unscored/metrics")
+    done = frame[~frame["checkpoint"].str.contains("scratch")]
+    scores = done[done["metric"] == "psnr"].assign(metric="lpips", lpips_backbone="made up")
+    results.append(scores.drop(columns="created"), "unscored/metrics")
+    result = study("unscored", "--resume")
+    assert result.exit_code == 0, result.output
+    assert "2 of 14 cells of smoke are to be measured" in result.stderr
+    assert "2 of the cells in the table lack LPIPS: they are measured again" in result.stderr
+    again = results.read("unscored/metrics")
+    assert (again[again["metric"] == "lpips"].groupby("checkpoint")["image"].count() >= 4).all()
+    old = again[again["metric"] != "lpips"].drop(columns=["created", "code_commit"])
+    same(old.reset_index(drop=True), whole[0])
+    result = study("unscored", "--resume")
+    assert "nothing to do" in result.stderr and "lack" not in result.stderr
+
+
 def test_what_the_plan_keeps_stays(whole, tmp_path):
     title = "drawings images=2 updates=1 range=0:2000 seed=0"
     plan = tmp_path / "kept.toml"
@@ -351,6 +388,52 @@ def test_the_poster_plan_holds_what_was_asked():
     assert {"aaf+stylegan2-faces", "ffhq", "celebahq", "anime"} == set(names)
     assert names["anime"] >= 200
     assert any(run.cell.scratch for run in plan.runs) and any(run.cell.lora for run in plan.runs)
+
+
+def stand_in(name, train, validation, test):
+    """A domain with so many images, none of which is ever read."""
+    splits = [
+        tuple(Entry(f"{split}-{k}", f"{name}-{split}-{k}", bytes) for k in range(count))
+        for split, count in (("train", train), ("validation", validation), ("test", test))
+    ]
+    return Domain(name, name, *splits)
+
+
+# The images of the registered domains that are there, by split; other names are a user's own.
+THERE = {"ffhq": (0, 0, 60), "celebahq": (0, 0, 80), "anime": (3136, 64, 200),
+         "aaf+stylegan2-faces": (9308, 128, 400)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PLANS.glob("*.toml")))
+def test_every_plan_can_be_run_to_its_end(name, tmp_path, monkeypatch):
+    """Every task has the images, the source and the settings that it asks for."""
+    monkeypatch.chdir(tmp_path)
+    text = (PLANS / f"{name}.toml").read_text()
+    checkpoint = tomllib.loads(text)["checkpoint"]
+    if not (PLANS.parent / checkpoint).exists():  # what a user imports first
+        network = drawn_network().state_dict()
+        save_checkpoint(tmp_path / checkpoint, MODELS["tiny"], network, "# Public\n")
+        assert checkpoint == "parent" or f"import I640000_E37_gen.pth --out {checkpoint}" in text
+    plan = read_plan(name)
+    targets = {run.target for run in plan.runs}
+    wanted = {plan.source, *targets, *(tested.name for tested in plan.evaluation.domains)}
+    for own in wanted - set(THERE) if name != "smoke" else ():
+        assert f"#      [{own}]" in text, "how to register it stands in the head"
+    read = []
+    monkeypatch.setattr(study_module, "_domain", lambda name: stand_in(
+        name, *THERE.get(name, (2000, 64, 500))))  # fmt: skip
+    monkeypatch.setattr(study_module, "load_pixels", lambda entries, size: read.append(size))
+    made = Study(plan, tmp_path / "metrics", tmp_path / "work")
+    tasks = made.tasks()
+    made.check(tasks)
+    assert sum(len(task.pending) for task in tasks) == made.total
+    assert set(read) == {plan.model.network.high_res}
+    assert plan.source in {tested.name for tested in plan.evaluation.domains}, "forgetting"
+    for task in tasks[1:]:
+        settings = plan.settings("lora" if task.run.cell.lora else "full", task.run.cell.range,
+                                 max(task.run.snapshots), task.run.cell.seed, 0.0)  # fmt: skip
+        assert settings.steps == max(updates for updates, _ in task.pending)
+        assert Cell.parse(str(task.run.cell)) == task.run.cell
 
 
 @pytest.mark.parametrize(
