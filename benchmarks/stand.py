@@ -1,25 +1,34 @@
 """A day at the stand, shortened: `python -m benchmarks.stand --minutes 30`.
 
-Scripted visitors drive the poster page (slides by key, a run of their own, a rest until it goes
-home), while the memory of the server and of the browser's page is written down once a round. The
-last line compares the second half of the time with the first: flat memory means about 0.
+Scripted visitors drive the poster page one after another: the slides by key, then a run of a face
+of the gallery or of a file of their own, then a rest until the page goes home; every third one
+compares networks in a tab of their own and closes it. The memory of the server and of the browser's
+page is written down after each, and a line is laid through the second half of it: its slope is what
+grows. Ends with 1 where a slope is over MOST, or cannot be told.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from playwright.sync_api import CDPSession, Page, expect, sync_playwright
 
 from benchmarks.screenshots import ROOT, SERVE, SETTLED, await_health, free_port
+from sr3.ui.portraits import PORTRAITS, draw
 
 HOME_AFTER = 15  # seconds: a round is short, and a run ends within it on a busy machine
+MOST = {"server": 0.5, "page": 0.1}  # MB a minute: 240 MB and 48 MB in a stand's eight hours
+LEAST = 20  # visitors in the second half, below which a slope says nothing
+Row = tuple[float, float, float]  # seconds, MB of the server, MB of the page
 
 
 def main() -> None:
@@ -42,43 +51,79 @@ def main() -> None:
             expect.set_options(timeout=120_000)
             page.goto(f"http://127.0.0.1:{port}/?page=poster")
             expect(page.locator(".reel .caption")).to_contain_text("seed")
-            watch(page, server.pid, 60 * options.minutes)
+            rows = watch(page, server.pid, 60 * options.minutes)
     finally:
         server.terminate()
         server.wait(20)
+    print(report := judge(rows))
+    sys.exit(report.count("is flat") < len(MOST))
 
 
-def watch(page: Page, pid: int, seconds: float) -> None:
-    """Rounds until the time is over, with the memory after each."""
+def watch(page: Page, pid: int, seconds: float) -> list[Row]:
+    """Visitors until the time is over, with the memory after each."""
     developer = page.context.new_cdp_session(page)
     began, rows = time.monotonic(), []
     while (now := time.monotonic() - began) < seconds:
-        visit(page)
+        visit(page, len(rows))
         rows.append((now, resident(pid), heap(developer)))
         held = developer.send("Memory.getDOMCounters")
         print(
             "{:7.0f} s   server {:6.0f} MB   page {:6.1f} MB".format(*rows[-1]),
             f"  {held['nodes']} nodes, {held['jsEventListeners']} listeners", flush=True,
         )  # fmt: skip
-    half = len(rows) // 2
-    early, late = rows[half // 2 : half], rows[half + half // 2 :]  # what warms up is left out
-    for name, place in (("server", 1), ("page", 2)):
-        means = [sum(row[place] for row in part) / max(len(part), 1) for part in (early, late)]
-        print(
-            f"{name}: {means[0]:.1f} MB in the first half, {means[1] - means[0]:+.1f} in the second"
-        )
+    return rows
 
 
-def visit(page: Page) -> None:
-    """One visitor: the slides, a run, and the way home by itself."""
-    for number in range(1, 6):
+def visit(page: Page, number: int) -> None:
+    """One visitor: the slides, a run, and the way home by itself; or a comparison beside it."""
+    for slide in range(1, 6):
         page.keyboard.press("ArrowRight")
-        expect(page.locator(".where")).to_have_text(f"{number} of 5")
+        expect(page.locator(".where")).to_have_text(f"{slide} of 5")
+        page.wait_for_selector(SETTLED)
+    if number % 3 == 1:
+        page.get_by_role("tab", name="Upload").click()
+        page.locator("input[type=file]").set_input_files(photograph(number))
+        expect(page.get_by_text("Ready.").first).to_be_visible()
         page.wait_for_selector(SETTLED)
     page.get_by_role("button", name="Super-resolve").click()
     expect(page.get_by_text("Done: 16").first).to_be_visible()
+    if number % 3 == 2:
+        compare(page)
     expect(page.locator(".where")).to_have_text("Start")
     page.wait_for_selector(SETTLED)
+
+
+def compare(page: Page) -> None:
+    """Another visitor, in a tab of their own, which they close."""
+    tab = page.context.new_page()
+    tab.goto(page.url.split("/Poster")[0] + "/?page=compare")
+    tab.get_by_role("button", name="Compare", exact=True).click()
+    expect(tab.get_by_text("Done: the same face").first).to_be_visible()
+    tab.close()
+    page.bring_to_front()
+
+
+def photograph(number: int) -> dict[str, str | bytes]:
+    """A file of a drawn face; no two are alike."""
+    out, size = io.BytesIO(), 600 + number
+    draw(PORTRAITS[number % len(PORTRAITS)]).resize((size, size)).save(out, "JPEG")
+    return {"name": f"{number}.jpg", "mimeType": "image/jpeg", "buffer": out.getvalue()}
+
+
+def judge(rows: Sequence[Row]) -> str:
+    """A sentence for each memory: where it stood, and whether it grows."""
+    late = np.array(rows[len(rows) // 2 :])
+    if len(late) < LEAST:
+        return f"{len(late)} visitors in the second half are too few to tell; let it run longer."
+    said = []
+    for place, (name, most) in enumerate(MOST.items(), 1):
+        slope = 60 * np.polyfit(late[:, 0], late[:, place], 1)[0]
+        verdict = "grows" if slope > most else "is flat"
+        said.append(
+            f"The {name} {verdict}: {late[:, place].mean():.1f} MB in the second half, "
+            f"{slope:+.2f} MB a minute (at most {most:g}), {len(rows)} visitors."
+        )
+    return "\n".join(said)
 
 
 def resident(pid: int) -> float:

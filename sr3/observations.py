@@ -162,10 +162,10 @@ def _fading(story: Story, each: Along) -> Fading:
     chain, n = each.chain, len(each.chain.images[1])
     ratios, low = chain.ratios, int(chain.ratio.argmin())
     places = (0, low, -1)
-    ends = [_quantiles(chain.ratio[k], ratios[:, k], n) for k in places]
-    whole = _quantiles(chain.ratio[-1] / chain.ratio[0], ratios[:, -1] / ratios[:, 0], n)
+    ends = [interval_of(chain.ratio[k], ratios[:, k], n) for k in places]
+    whole = interval_of(chain.ratio[-1] / chain.ratio[0], ratios[:, -1] / ratios[:, 0], n)
     # Not each resample's own lowest: that is below the last one even where there is no dip.
-    rise = _quantiles(chain.ratio[-1] / chain.ratio[low], ratios[:, -1] / ratios[:, low], n)
+    rise = interval_of(chain.ratio[-1] / chain.ratio[low], ratios[:, -1] / ratios[:, low], n)
     times = tuple(chain.times[k] for k in places)
     return Fading(
         each.domain, str(story.source), story.parent, (times[0], times[1], times[2]),
@@ -197,7 +197,7 @@ def _shift(story: Story, each: Along, parent: Chain) -> Shift | None:
         return None
     n = len(chain.images[1])
     parts = [
-        _quantiles(np.exp(means[part].mean()), np.exp(draws[:, part].mean(axis=1)), n)
+        interval_of(np.exp(means[part].mean()), np.exp(draws[:, part].mean(axis=1)), n)
         if part.any() else None
         for part in (inside, ~inside)
     ]  # fmt: skip
@@ -206,11 +206,6 @@ def _shift(story: Story, each: Along, parent: Chain) -> Shift | None:
         each.domain, str(story.source), each.what.label, story.parent, each.trained_on, parts[0],
         parts[1],
     )  # fmt: skip
-
-
-def _quantiles(mean: float, draws: Values, n: int) -> Interval:
-    low, high = bounds_of(draws)
-    return Interval(float(mean), float(low), float(high), n)
 
 
 def flattening(story: Story, metric: str, target: str, domain: str) -> Flattening | None:

@@ -1,12 +1,22 @@
-"""What holds for every test."""
+"""What holds for every test; the one Chromium and the one served app of those in a browser."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
 
-import sr3.cores  # noqa: F401  before any test loads torch: its idle threads leave others the cores
+# For these networks, and for processes beside each other, a second thread only waits for the first:
+# on two busy cores that made a training of the tests nine times as long. Read when torch loads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import sr3.cores  # noqa: E402, F401  nor do idle threads spin: before any test loads torch
+
+
+def pytest_collection_modifyitems(items):
+    """Those in a browser come last: Playwright keeps an event loop in this thread to the end."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +25,68 @@ def own_main_module():
     main = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = main
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    from tests.browsing import launch
+
+    with sync_playwright() as playwright:
+        browser = launch(playwright.chromium)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def stand(chromium, tmp_path_factory):
+    """The app with two networks of one family and a table of measurements."""
+    from tests import study_table
+    from tests.app_server import make_pair
+    from tests.browsing import served
+
+    folder = make_pair(tmp_path_factory.mktemp("stand"))
+    study_table.write(folder, "whole")
+    with served(folder) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def contexts(chromium):
+    """Browsers by size and scheme: those who were here have the app's files in their cache."""
+    made = {}
+    yield made
+    for each in made.values():
+        each.close()
+
+
+@pytest.fixture
+def visit(chromium, stand, contexts):
+    """Open the app anew; nothing may go wrong meanwhile. With `more`, in a browser of its own; with
+    `clock`, the page's time can be turned forward."""
+    from tests.browsing import SETTLED, Watch, new_context
+
+    opened, own = [], []
+
+    def go(path="/", size="desktop", scheme="light", cookies=(), clock=False, **more):
+        if cookies or more:
+            context = new_context(chromium, size, scheme, **more)
+            own.append(context)
+            context.add_cookies([{"name": n, "value": "1", "url": stand.address} for n in cookies])
+        elif (size, scheme) in contexts:
+            context = contexts[size, scheme]
+        else:
+            context = contexts[size, scheme] = new_context(chromium, size, scheme)
+        page = context.new_page()
+        opened.append((page, Watch(page)))
+        if clock:
+            page.clock.install()
+        page.goto(f"{stand.address}{path}")
+        page.wait_for_selector(SETTLED)
+        return page
+
+    yield go
+    for each in [page for page, _ in opened] + own:
+        each.close()
+    assert [watch.faults for _, watch in opened if watch.faults] == []

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from tests.app_server import make_pair
-from tests.crowded_server import CROWD
-from tests.test_browser import SETTLED, Watch, chromium, served
-from tests.test_browser_stand import SIZES, new_page, overhang, serious, turn_to
+from tests.app_server import CROWD
+from tests.browsing import (
+    LATER,
+    SETTLED,
+    overhang,
+    press,
+    rerun,
+    serious,
+    turn_tab,
+    turn_to,
+    viewport,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-__all__ = ["chromium"]  # a fixture
 SCHEMES = {"desktop": "light", "phone": "dark", "stand": "light"}
 # The element with the focus, also inside a component.
 FOCUSED = """() => {
@@ -27,49 +32,54 @@ FOCUSED = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def crowded(chromium, tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """The address of a slow app with a queue, and its folder."""
-    folder = make_pair(tmp_path_factory.mktemp("crowded"))
-    with served(folder, "tests.crowded_server") as address:
-        yield address, folder
+def test_every_state_is_told_and_fits(visit, stand):
+    """Loading, waiting, stopped, empty, unreadable and failed, told to people and in the layout."""
+    page, found = visit("/"), []
 
+    def look(state: str) -> None:
+        for size, scheme in SCHEMES.items():
+            page.set_viewport_size(viewport(size))
+            page.emulate_media(color_scheme=scheme)
+            found.extend(serious(page, f"{state}, {size}, {scheme}"))
+            if (wide := overhang(page)) > 0:
+                found.append(f"{state}, {size}: {wide} pixels too wide")
+        page.set_viewport_size(viewport("desktop"))
 
-def test_every_state_is_told_and_fits(chromium, crowded):
-    address, folder = crowded
-    pages = {size: new_page(chromium, *SIZES[size], scheme) for size, scheme in SCHEMES.items()}
-    watches = [Watch(page) for page in pages.values()]
-    for page in pages.values():
-        page.goto(address)
-    found = []
-    for size, page in pages.items():
+    with stand.mood("shut"):
+        page.reload()
         expect(page.get_by_text("Loading the checkpoint …")).to_be_visible()
-        found += faults(page, size, "loading")
-    (folder / "go").touch()
-    for size, page in pages.items():
-        expect(page.get_by_text("Ready.")).to_be_visible()
-        for state in STATES:
+        look("loading")
+    expect(page.get_by_text("Ready.")).to_be_visible()
+    page.wait_for_selector(SETTLED)
+    with stand.mood("crowd"):
+        for name, state in WITH_A_CROWD.items():
             state(page)
-            found += faults(page, size, state.__name__)
-        page.context.close()
+            look(name)
+    with stand.mood("unlucky"):
+        for name, state in UNLUCKY.items():
+            state(page)
+            look(name)
     assert found == []
-    assert [watch.faults for watch in watches if watch.faults] == []
 
 
 def waiting(page: Page) -> None:
-    page.get_by_role("button", name="Super-resolve").click()
+    press(page.get_by_role("button", name="Super-resolve"))
     expect(page.get_by_text(f"Waiting: {CROWD} ahead of you.").first).to_be_visible()
     expect(page.locator(".status .left")).to_contain_text("about")
 
 
-def stopped(page: Page) -> None:
+def stop(page: Page) -> None:
     page.get_by_role("main").get_by_role("button", name="Stop").click()
+
+
+def stopped(page: Page) -> None:
+    stop(page)
     expect(page.get_by_text("Stopped before the first step.").first).to_be_visible()
     expect(page.get_by_role("button", name="Download PNG")).to_have_count(0)
 
 
 def empty(page: Page) -> None:
-    page.get_by_role("tab", name="Upload").click()
+    turn_tab(page, "Upload")
     expect(page.get_by_text("Choose a face to begin.")).to_be_visible()
     expect(page.get_by_role("button", name="Super-resolve")).to_be_disabled()
 
@@ -83,48 +93,43 @@ def unreadable(page: Page) -> None:
 
 def waiting_to_compare(page: Page) -> None:
     turn_to(page, "Compare")
-    page.get_by_role("tab", name="Gallery").click()
-    page.wait_for_selector(SETTLED)
-    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_role("radio", name="Astronaut")).to_be_checked()
+    press(page.get_by_role("button", name="Compare", exact=True))
     expect(page.get_by_text("ahead of you").first).to_be_visible()
     expect(page.locator(".status .left").first).to_contain_text("about")
 
 
-def failed_to_compare(page: Page) -> None:
-    page.get_by_role("main").get_by_role("button", name="Stop").click()
+def stopped_comparing(page: Page) -> None:
+    stop(page)
     expect(page.get_by_text("Stopped; what was there is kept.").first).to_be_visible()
+
+
+def set_one_step(page: Page) -> None:
+    press(page.get_by_text("Settings"))
+    with rerun(page):
+        page.get_by_role("slider", name="Steps").press("Home")
+
+
+def failed_to_compare(page: Page) -> None:
     set_one_step(page)  # which fails; the run starts anew by itself
     expect(page.get_by_role("alert")).to_contain_text("The network failed on this picture")
     expect(page.get_by_text("Failed; what was there is kept.").first).to_be_visible()
 
 
-def set_one_step(page: Page) -> None:
-    page.get_by_text("Settings").click()
-    page.get_by_role("slider", name="Steps").press("Home")
-    page.wait_for_selector(SETTLED)
-
-
 def failed(page: Page) -> None:
     turn_to(page, "Super-resolve")
     set_one_step(page)
-    page.wait_for_timeout(300)
-    page.wait_for_selector(SETTLED)
-    page.get_by_role("button", name="Super-resolve").click()
+    press(page.get_by_role("button", name="Super-resolve"))
     expect(page.get_by_role("alert")).to_contain_text("The network failed on this picture")
     expect(page.get_by_text("Failed before the first step.").first).to_be_visible()
     expect(page.get_by_role("button", name="Super-resolve")).to_be_enabled()
 
 
-STATES = (
-    waiting, stopped, empty, unreadable, waiting_to_compare, failed_to_compare, failed,
-)  # fmt: skip
-
-
-def faults(page: Page, size: str, state: str) -> list[str]:
-    """What is too wide, and, where that is quick, what axe-core finds."""
-    name = f"{state}, {size}"
-    wide = [f"{name}: {overhang(page)} pixels too wide"] if overhang(page) > 0 else []
-    return wide + (serious(page, name) if size != "stand" else [])
+WITH_A_CROWD = {
+    "waiting": waiting, "stopped": stopped, "empty": empty, "unreadable": unreadable,
+    "waiting to compare": waiting_to_compare, "stopped comparing": stopped_comparing,
+}  # fmt: skip
+UNLUCKY = {"failed to compare": failed_to_compare, "failed": failed}
 
 
 # --------------------------------------------------------------------------------------- keyboard
@@ -153,8 +158,7 @@ def is_seen(page: Page, at) -> bool:
             "width": box["width"] + 20, "height": box["height"] + 20}  # fmt: skip
 
     def look() -> np.ndarray:
-        page.wait_for_timeout(300)  # fades end
-        data = page.screenshot(clip=clip)
+        data = page.screenshot(clip=clip, animations="disabled")  # fades end
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.int16)
 
     with_focus = look()
@@ -165,42 +169,44 @@ def is_seen(page: Page, at) -> bool:
     return int(changed.sum()) > 60
 
 
-def test_the_main_path_by_keyboard_alone(chromium, tmp_path_factory, tmp_path):
-    folder = make_pair(tmp_path_factory.mktemp("keys"))
-    with served(folder) as address:
-        page = new_page(chromium, *SIZES["desktop"], "light")
-        watch = Watch(page)
-        page.goto(address)
-        expect(page.get_by_text("Ready.")).to_be_visible()
+def test_the_main_path_by_keyboard_alone(visit, stand, tmp_path):
+    page = visit()
+    expect(page.get_by_text("Ready.")).to_be_visible()
+    page.wait_for_selector(SETTLED)
+    unseen = []
+
+    def go(wanted: str) -> None:
         page.wait_for_selector(SETTLED)
-        unseen = []
+        at = tab_to(page, wanted)
+        unseen.extend([] if is_seen(page, at) else [wanted])
 
-        def go(wanted: str, *keys: str) -> None:
-            at = tab_to(page, wanted)
-            unseen.extend([] if is_seen(page, at) else [wanted])
-            for key in keys:
-                page.keyboard.press(key)
-            page.wait_for_timeout(300)
-            page.wait_for_selector(SETTLED)
-
-        go("radio Astronaut", "ArrowRight")
-        expect(page.get_by_role("radio", name="Noor")).to_be_checked()
-        go("Settings", "Enter")
-        go("range Steps", "End")
-        go("Super-resolve", "Enter")
-        expect(page.get_by_text("% noise").first).to_be_visible()
-        page.wait_for_timeout(400)  # what comes sooner is a double press
+    go("radio Astronaut")
+    with rerun(page):
+        page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("radio", name="Noor")).to_be_checked()
+    go("Settings")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("slider", name="Steps")).to_be_visible()
+    go("range Steps")
+    with rerun(page):
+        page.keyboard.press("End")
+    go("Super-resolve")
+    with stand.mood("slow"):
+        page.keyboard.press("Enter")
+        expect(page.get_by_text(LATER).first).to_be_visible()
         page.keyboard.press("Enter")  # the same button, which is Stop now
         expect(page.get_by_text("what was there is kept").first).to_be_visible()
-        page.wait_for_selector(SETTLED)
-        go("range Step of the run", "Home")
-        expect(page.get_by_text("Step 1 of 200")).to_be_visible()
-        page.keyboard.press("End")
-        go("range Before and after", "ArrowRight")
-        with page.expect_download() as download:
-            go("Download PNG", "Enter")
-        download.value.save_as(tmp_path / "result.png")
-        with Image.open(tmp_path / "result.png") as image:
-            assert image.size == (128, 128)
-        page.context.close()
-    assert unseen == [] and watch.faults == []
+    page.wait_for_selector(SETTLED)
+    go("range Step of the run")
+    page.keyboard.press("Home")
+    expect(page.get_by_text("Step 1 of 200")).to_be_visible()
+    page.keyboard.press("End")
+    go("range Before and after")
+    page.keyboard.press("ArrowRight")
+    go("Download PNG")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    download.value.save_as(tmp_path / "result.png")
+    with Image.open(tmp_path / "result.png") as image:
+        assert image.size == (128, 128)
+    assert unseen == []

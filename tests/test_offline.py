@@ -21,11 +21,11 @@ from sr3.presets import MODELS
 from sr3.ui import fetching
 from sr3.ui.frame import PAGES
 from tests.app_server import make_checkpoints
+from tests.browsing import Watch, free_port, new_context, serving, turn_to
 from tests.loopback_hub import sha256
-from tests.test_browser import SETTLED, Watch, chromium  # noqa: F401
 from tests.test_hub import server  # noqa: F401
 from tests.test_push import row
-from tests.test_space import free_port, serving, start_and_finish
+from tests.test_space import start_and_finish
 
 ROOT = Path(__file__).resolve().parent.parent
 # Every look-up and connection that leaves the machine fails as without a network.
@@ -134,22 +134,21 @@ def test_the_whole_app_without_a_network(how, chromium, tmp_path):
         )  # fmt: skip
         address = f"http://127.0.0.1:{port}"
         with serving(app, address, log):
-            page = chromium.new_page(viewport={"width": 1400, "height": 1200})
+            context = new_context(chromium)
+            page = context.new_page()
             watch = Watch(page)
             page.goto(address)
             start_and_finish(page)  # its scores look for LPIPS, and find that there is no network
             expect(page.get_by_text("not available").first).to_be_visible(timeout=90_000)
             framed = [label for _, label, _ in PAGES if label != "Poster"]
             for label in framed:  # the stand's page comes last: it has neither frame nor links
-                link = page.get_by_role("link", name=label, exact=True)
-                link.click()
-                page.wait_for_selector(SETTLED, timeout=90_000)
+                turn_to(page, label)
                 label = page.get_by_text(re.compile("cloud_off *offline")).first
                 expect(label).to_be_visible(timeout=60_000)
                 expect(page.get_by_role("alert")).to_have_count(0)
             if len(framed) < len(PAGES):
-                page.get_by_role("link", name="Poster", exact=True).click()
+                turn_to(page, "Poster")
                 expect(page.get_by_text("All that is given").first).to_be_visible(timeout=90_000)
-            page.close()
+            context.close()
             assert watch.faults == []
     assert "Traceback" not in log.read_text()

@@ -1,6 +1,5 @@
 """The Space: the steps of the Dockerfile without Docker, and the app inside another site's page."""
 
-# ruff: noqa: F811 (pytest's fixtures are arguments of the same name)
 from __future__ import annotations
 
 import asyncio
@@ -9,14 +8,12 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,16 +22,18 @@ import pytest
 from playwright.sync_api import expect
 
 from sr3.ui.space import PartitionedCookie
-from tests.test_browser import SETTLED, Watch, chromium, picture  # noqa: F401
+from tests.browsing import (
+    SETTLED,
+    Watch,
+    free_port,
+    launch,
+    new_context,
+    photograph,
+    serving,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = 1000
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def steps() -> list[tuple[str, str]]:
@@ -214,30 +213,6 @@ def container() -> Iterator[Container]:
         shutil.rmtree(prefix)
 
 
-@contextmanager
-def serving(server: subprocess.Popen, address: str, log: Path) -> Iterator[float]:
-    """Wait until a server is healthy, and end it afterwards; the seconds that it took."""
-    context = ssl._create_unverified_context()
-    began = time.monotonic()
-    try:
-        while time.monotonic() - began < 90:
-            assert server.poll() is None, log.read_text()
-            try:
-                with urllib.request.urlopen(
-                    f"{address}/_stcore/health", timeout=2, context=context
-                ) as answer:
-                    assert answer.read() == b"ok"
-                    break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            pytest.fail(f"not healthy after 90 s: {log.read_text()[-500:]}")
-        yield time.monotonic() - began
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
 @pytest.mark.browser
 @pytest.mark.slow
 def test_the_dockerfile_serves_a_face(container, chromium, tmp_path):
@@ -251,11 +226,12 @@ def test_the_dockerfile_serves_a_face(container, chromium, tmp_path):
             assert container.popen(container.health).wait(30) == 0
             probe = container.popen(["touch", str(container.folder / "sr3" / "x")])
             assert probe.wait(10) != 0 or os.getuid() != 0
-            page = chromium.new_page()
+            context = new_context(chromium)
+            page = context.new_page()
             watch = Watch(page)
             page.goto(address)
             start_and_finish(page)
-            page.close()
+            context.close()
             assert watch.faults == []
     assert not list(container.folder.rglob("__pycache__"))
     assert not (container.prefix / "home/user/.cache/huggingface").exists()  # nothing downloaded
@@ -341,11 +317,10 @@ def test_uploads_and_the_camera_work_inside_another_sites_frame(
             serving(server, f"https://127.0.0.1:{port}", log),
             embedding(certificate, inner) as outer,
         ):
-            browser = chromium.browser_type.launch(
-                executable_path=os.environ.get("SR3_CHROMIUM") or shutil.which("chromium"),
-                args=["--no-sandbox", "--test-third-party-cookie-phaseout",
-                      "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-                      "--host-resolver-rules=MAP space.test 127.0.0.1,MAP site.example 127.0.0.1"],
+            browser = launch(
+                chromium.browser_type, "--test-third-party-cookie-phaseout",
+                "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+                "--host-resolver-rules=MAP space.test 127.0.0.1,MAP site.example 127.0.0.1",
             )  # fmt: skip
             try:
                 drive(browser, f"https://site.example:{outer}", allowed=entry == "space")
@@ -371,9 +346,7 @@ def drive(browser, address: str, allowed: bool) -> None:
     app = page.frame_locator("iframe")
     expect(app.get_by_role("tab", name="Upload")).to_be_visible(timeout=90_000)
     app.get_by_role("tab", name="Upload").click()
-    app.locator("input[type=file]").set_input_files(
-        {"name": "b.jpg", "mimeType": "image/jpeg", "buffer": picture()}
-    )
+    app.locator("input[type=file]").set_input_files(photograph())
     deadline = time.monotonic() + 60
     while not answers and time.monotonic() < deadline:
         page.wait_for_timeout(100)

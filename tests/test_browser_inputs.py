@@ -1,0 +1,145 @@
+"""What visitors bring, in a real Chromium: the clipboard, several files, a finger; and the tour."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from sr3.jobs import MAX_FRAMES
+from sr3.ui.portraits import PORTRAITS, draw
+from tests.app_server import FIRST
+from tests.browsing import ROOT, SETTLED, photograph, press, rerun, turn_tab, turn_to
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+# Writes down each status that a stage or a board shows: nine tenths of a run's frames come several
+# at a time, so that whoever plays them shows many more than whoever does not.
+TOLD = """() => {
+  window.told = new Set()
+  const look = (root) => {
+    for (const each of root.querySelectorAll('*')) if (each.shadowRoot) look(each.shadowRoot)
+    const text = root.querySelector('.status .text')
+    if (text) window.told.add(text.textContent)
+  }
+  const every = () => { look(document); requestAnimationFrame(every) }
+  every()
+}"""
+STEPS_TOLD = "() => [...window.told].filter((each) => each.startsWith('Step ')).length"
+
+
+def paste(page: Page, picture: Image.Image) -> None:
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    page.evaluate(
+        """async (data) => {
+          const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))
+          const clipboardData = new DataTransfer()
+          clipboardData.items.add(new File([bytes], 'a.png', { type: 'image/png' }))
+          window.dispatchEvent(new ClipboardEvent('paste', { clipboardData, cancelable: true }))
+        }""",
+        base64.b64encode(out.getvalue()).decode(),
+    )
+
+
+def test_paste_a_picture_and_choose_the_square(visit):
+    page = visit()
+    turn_tab(page, "Upload")
+    expect(page.get_by_role("button", name="Paste from the clipboard")).to_be_visible()
+    sheet = Image.new("RGB", (400, 300), (120, 140, 120))
+    sheet.paste(draw(PORTRAITS[1]).resize((200, 200)), (20, 60))
+    with rerun(page):
+        paste(page, sheet)
+    with rerun(page):
+        press(page.get_by_text("Choose the square myself"))
+    square = page.get_by_role("group", name="The square that is used")
+    expect(square).to_be_visible()
+    reduced = page.get_by_role("img", name="The reduced face").first
+    before, box = reduced.get_attribute("src"), square.bounding_box()
+    for _ in range(5):
+        square.press("ArrowRight")
+    expect(reduced).not_to_have_attribute("src", before)
+    assert square.bounding_box()["x"] > box["x"]
+
+
+def test_several_files_can_be_chosen_from(visit):
+    page = visit()
+    turn_tab(page, "Upload")
+    files = [photograph("png", person, 160) for person in (0, 1)]
+    page.locator("input[type=file]").set_input_files(files)
+    expect(page.get_by_role("combobox", name="Which picture?")).to_be_visible()
+    expect(page.get_by_text("Ready.")).to_be_visible()
+
+
+def test_a_finger_does_it(visit):
+    """Taps alone, on a phone: a face, a run, another network, the lens."""
+    page = visit(size="phone", has_touch=True)
+    expect(page.get_by_text("Ready.")).to_be_visible()
+    with rerun(page):
+        page.get_by_role("radio", name="Ines").tap(force=True)
+    expect(page.get_by_role("radio", name="Ines")).to_be_checked()
+    page.get_by_role("button", name="Super-resolve").tap()
+    expect(page.get_by_text("Done: 16 × 16").first).to_be_visible()
+    with rerun(page):
+        page.get_by_role("link", name="Compare", exact=True).tap()
+    page.get_by_role("button", name="Compare", exact=True).tap()
+    expect(page.get_by_text("Done: the same face").first).to_be_visible()
+    page.wait_for_selector(SETTLED)
+    group = page.get_by_role("group", name="Results")
+    lenses = group.locator(".lens")
+    assert lenses.evaluate_all("all => all.every(each => each.hidden)"), "none without a finger"
+    page.get_by_role("button", name="Lens").first.tap()
+    assert not lenses.evaluate_all("all => all.some(each => each.hidden)")
+    where = "each => each.style.left"
+    before = lenses.first.evaluate(where)
+    group.locator(".square").nth(1).tap(position={"x": 20, "y": 20})
+    assert lenses.first.evaluate(where) != before
+
+
+@pytest.mark.parametrize("how", ["to its end", "Escape", "Skip"])
+def test_the_tour_is_dismissed_for_good(visit, how):
+    page = visit(cookies=(FIRST,))
+    tour = page.get_by_role("region", name="A short tour")
+    if how == "to its end":
+        for title in ("Choose a face", "Watch it work", "Look twice"):
+            expect(page.get_by_role("heading", name=title)).to_be_visible()
+            press(page.get_by_role("button", name="Next", exact=True))
+        press(page.get_by_role("button", name="Done", exact=True))
+    elif how == "Skip":
+        press(page.get_by_role("button", name="Skip", exact=True))
+    else:
+        page.get_by_role("button", name="Next", exact=True).press("Escape")
+    expect(tour).to_have_count(0)
+    page.reload()
+    expect(page.get_by_text("Done: 16 × 16").first).to_be_visible()  # a first visit has a result
+    page.wait_for_selector(SETTLED)
+    expect(tour).to_have_count(0)
+
+
+def test_whoever_wants_no_motion_sees_the_last_frame_at_once(visit):
+    """`prefers-reduced-motion`: the stage, the board and the stand's loop play nothing."""
+    page = visit(reduced_motion="reduce")
+    expect(page.get_by_text("Ready.")).to_be_visible()
+    page.evaluate(TOLD)
+    press(page.get_by_text("Settings"))
+    with rerun(page):
+        page.get_by_role("slider", name="Steps").press("End")
+    press(page.get_by_role("button", name="Super-resolve"))
+    expect(page.get_by_text("Done: 16 × 16").first).to_be_visible()
+    if "this.calm" in (ROOT / "sr3/ui/stage.js").read_text(encoding="utf-8"):
+        assert page.evaluate(STEPS_TOLD) < MAX_FRAMES / 2
+    turn_to(page, "Compare")
+    page.evaluate("window.told.clear()")
+    press(page.get_by_role("button", name="Compare", exact=True))
+    expect(page.get_by_text("Done: the same face").first).to_be_visible()
+    if "this.calm" in (ROOT / "sr3/ui/stage.js").read_text(encoding="utf-8"):
+        assert page.evaluate(STEPS_TOLD) < MAX_FRAMES / 2
+    turn_to(page, "Poster")
+    expect(page.locator(".reel .caption")).to_contain_text("seed 0")
+    clean = page.locator(".reel .clean")
+    before = clean.get_attribute("src")
+    for _ in range(5):
+        page.wait_for_timeout(200)  # longer than a frame of the loop
+        assert clean.get_attribute("src") == before
