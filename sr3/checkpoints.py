@@ -154,7 +154,8 @@ def hub_files(pin: Pin, token: str | None = None) -> dict[str, str]:
     return {
         name: digest
         for name, digest in found.items()
-        if name in (CONFIG, CARD, INDEX, COLOURS) or ("/" not in name and name.endswith(".safetensors"))
+        if name in (CONFIG, CARD, INDEX, COLOURS)
+        or ("/" not in name and name.endswith(".safetensors"))
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sr3.answers import MAIN, alike, signed, verdict
-from sr3.bootstrap import Values, bootstrap, interval_of
+from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell
 from sr3.gap import Chain
 from sr3.metrics import METRICS, Interval

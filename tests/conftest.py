@@ -11,7 +11,7 @@ import pytest
 # on two busy cores that made a training of the tests nine times as long. Read when torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import sr3.cores  # noqa: E402, F401  nor do idle threads spin: before any test loads torch
+import sr3.cores  # noqa: F401  nor do idle threads spin: before any test loads torch
 
 
 def pytest_collection_modifyitems(items):
