@@ -88,6 +88,13 @@ class RegistryEntry:
             return all(is_right(self.path / name, digest) for name, digest in self.files.items())
         return has_files(self.path)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Sides of its input and its result, pixels: only checkpoints of equal sizes can be given
+        one face. Raises CheckpointError where it is not here."""
+        network = read_config(self.path).network
+        return network.low_res, network.high_res
+
     def check(self) -> None:
         """Raises CheckpointError where the folder's hash is not the registered one."""
         if self.sha256 and (found := weights_hash(self.path)) != self.sha256:

@@ -204,7 +204,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{kind.__name__} must be an object of settings; got {values!r}.")
-    hints = _hints(kind)
+    hints = _hints(typing.cast(Any, kind))
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(

@@ -48,7 +48,7 @@ def effort(
         sentences=tuple(_best(parts[m], m) for m in reversed(METRICS) if not parts[m].empty),
         more=_against_the_chain(table, config, checkpoint_hash),
         caption=(
-            f"{domain}, n = {n} validation images, one seed; intervals: 95% bootstrap over images. "
+            f"{domain}, n = {n} images, one seed; intervals: 95% bootstrap over images. "
             f"Each line differs in what its name says from the recommended sampling: {usual}."
         ),
     )
@@ -107,7 +107,7 @@ def _against_the_chain(
             told = "; ".join(_gap(metric, gap) for metric, gap in gaps.items())
             said.append(
                 f"{steps} recommended evaluations minus the paper's {many[1]:,}, the same "
-                f"{next(iter(gaps.values())).n} test images: {told}."
+                f"{next(iter(gaps.values())).n} images: {told}."
             )
     return tuple(said)
 

@@ -116,17 +116,28 @@ def evaluate(
     }
     data = _Set(image_names(domain, entries), high, degrade(high, model.low_size), columns)
     seeds = tuple(range(seed, seed + samples))
+    variants = _variants(model, checkpoint_hash, settings, seeds, baselines)
+    return _measure(model, data, variants, batch, scorer or Scorer.load())
+
+
+def _variants(
+    model: SuperResolver,
+    checkpoint_hash: str,
+    settings: SamplerConfig,
+    seeds: tuple[int, ...],
+    baselines: Sequence[str],
+) -> list[_Variant]:
+    """The baselines, then the checkpoint itself."""
     label = sampler_label(settings, model.config.sampling)
     ours = _Variant(model.name, checkpoint_hash, label, settings.steps, seeds, settings)
     known = {
         "bicubic": _Variant("bicubic", "bicubic", "none", 0, (0,), None),
         "regression": dataclasses.replace(
-            ours, checkpoint="regression", sampler="regression", steps=1, seeds=(seed,),
+            ours, checkpoint="regression", sampler="regression", steps=1, seeds=seeds[:1],
             settings=one_step(model),
         ),
     }  # fmt: skip
-    variants = [*(known[name] for name in baselines), ours]
-    return _measure(model, data, variants, batch, scorer or Scorer.load())
+    return [*(known[name] for name in baselines), ours]
 
 
 def image_names(domain: Domain, entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -79,21 +79,29 @@ def grid(
         x=columns, y=rows, text=texts[rows, columns], mode="text", textfont={"color": shades},
         hoverinfo="skip", showlegend=False,
     )  # fmt: skip
+    places = {
+        name: (updates.index(k), images.index(n)) if n in images and k in updates else None
+        for name, (n, k) in marks.items()
+    }
+    _name_cells(figure, look, places)
+    _ticks(figure.update_xaxes, [f"{k:,}" for k in updates], title="updates")
+    _ticks(figure.update_yaxes, images)
+    return figure
+
+
+def _name_cells(figure: go.Figure, look: Look, places: dict[str, tuple[int, int] | None]) -> None:
+    """Mark cells of a grid, (column, row) by name, above the number that stands in each."""
     corners = (("star", 0.38), ("circle", -0.38))  # of a cell: both may be the same one
-    for (name, (count, column)), (symbol, aside) in zip(marks.items(), corners, strict=False):
-        if count in images and column in updates:
-            # Above the cell's number: its place on the axis is that of the row, and a bit.
+    for (name, place), (symbol, aside) in zip(places.items(), corners, strict=False):
+        if place is not None:
             figure.add_scatter(
-                x=[updates.index(column) + aside], y=[images.index(count) + 0.32], name=name,
-                mode="markers", hoverinfo="name",
+                x=[place[0] + aside], y=[place[1] + 0.32], name=name, mode="markers",
+                hoverinfo="name",
                 marker={
                     "symbol": symbol, "size": 12, "color": look.palette[-1],
                     "line": {"width": 1.5, "color": DARK},
                 },
             )  # fmt: skip
-    _ticks(figure.update_xaxes, [f"{k:,}" for k in updates], title="updates")
-    _ticks(figure.update_yaxes, images)
-    return figure
 
 
 def curves(view: pd.DataFrame, metric: str, domain: str, look: Look) -> go.Figure:

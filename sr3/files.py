@@ -20,8 +20,9 @@ def whole(path: Path, alone: bool = False) -> Iterator[Path]:
     Others may write the same file at once, unless this process is `alone` with it: then what a
     killed one left is written over. Raises OSError.
     """
-    tag = "" if alone else f".{uuid.uuid4().hex}"
-    partial = path.with_name(f".{path.name}{tag}.partial")
+    # No longer than a name may be: 40 characters are at most 160 bytes.
+    own = path.name if alone else f"{path.name[:40]}.{uuid.uuid4().hex}"
+    partial = path.with_name(f".{own}.partial")
     try:
         yield partial
         os.replace(partial, path)

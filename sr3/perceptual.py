@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from sr3.errors import DownloadError, ImageError, MetricUnavailable
 from sr3.hub import download
 from sr3.images import Pixels, to_tensor
+from sr3.pins import offline
 
 IMAGENET_FILE = "alexnet-owt-7be5be79.pth"  # torchvision's, in the torch hub folder
 IMAGENET_BACKBONE = "AlexNet (torchvision IMAGENET1K_V1)"
@@ -89,11 +90,10 @@ def load_lpips() -> Lpips:
 
     The backbone is the file named by SR3_LPIPS_WEIGHTS (a torchvision AlexNet state dict, .pth or
     .safetensors; its features suffice), else torchvision's own file from the torch hub folder,
-    fetched once unless SR3_OFFLINE=1 or HF_HUB_OFFLINE=1. The answer, good or bad, is kept until
+    fetched once unless offline (`sr3.pins.offline`). The answer, good or bad, is kept until
     one of these settings changes.
     """
-    offline = any(os.environ.get(name) == "1" for name in ("SR3_OFFLINE", "HF_HUB_OFFLINE"))
-    key = (os.environ.get("SR3_LPIPS_WEIGHTS", ""), offline, torch.hub.get_dir())
+    key = (os.environ.get("SR3_LPIPS_WEIGHTS", ""), offline(), torch.hub.get_dir())
     with _loading:
         if key not in _loaded:
             try:
@@ -173,7 +173,7 @@ def _define_missing_operators() -> None:
             torch.library.define(f"torchvision::{name}", schema)
 
 
-def _find_weights(named: str, offline: bool, hub: str) -> Path:
+def _find_weights(named: str, no_network: bool, hub: str) -> Path:
     if named:
         path = Path(named).expanduser()
         if not path.is_file():
@@ -185,7 +185,7 @@ def _find_weights(named: str, offline: bool, hub: str) -> Path:
     if path.is_file():
         return path
     remedy = "set SR3_LPIPS_WEIGHTS to a torchvision AlexNet state dict"
-    if offline:
+    if no_network:
         raise MetricUnavailable(
             "LPIPS is not available: its AlexNet weights are not here and offline mode is on; "
             f"{remedy}."

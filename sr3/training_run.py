@@ -25,7 +25,7 @@ from PIL import Image
 
 from sr3.cards import NON_COMMERCIAL, make_card
 from sr3.checkpoints import find_checkpoint, load_whole, read_config, save_checkpoint
-from sr3.config import ModelConfig, TrainConfig, to_dict
+from sr3.config import ModelConfig, SamplerConfig, TrainConfig, to_dict
 from sr3.devices import pick_device
 from sr3.distil import Distiller
 from sr3.domains import Domain, load_pixels
@@ -197,48 +197,44 @@ class TrainingRun:
             Image.fromarray(sheet).save(partial, format="PNG")
 
     def _card(self, row: dict[str, Any], baseline: dict[str, Any]) -> str:
-        plan, trainer = self.plan, self.trainer
-        parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
-        done = "finished" if trainer.progress >= 1 else f"{trainer.progress:.0%} of the run"
-        domain = plan.domain
-        data = {
-            "Domain": f"{domain.title} (`{domain.name}`)",
-            "Training images": len(domain.train),
-            "Validation images": len(domain.validation),
-            "Test images (never seen)": len(domain.test),
-            "File list (sha256)": f"`{domain.sha256}`",
+        plan, domain = self.plan, self.plan.domain
+        sections = {
+            "Data": {
+                "Domain": f"{domain.title} (`{domain.name}`)",
+                "Training images": len(domain.train),
+                "Validation images": len(domain.validation),
+                "Test images (never seen)": len(domain.test),
+                "File list (sha256)": f"`{domain.sha256}`",
+            },
+            "Training": self._training(),
+            "Recommended sampling": _settings(plan.model.sampling),
+            "Measured on validation images": self._measured(row, baseline),
+            "Quality against training time": self._curve(),
         }
-        training = {
-            "Command": f"`{plan.command}`",
-            "Updates": f"{trainer.step:,} ({done})",
-            "Time": f"{trainer.seconds / 60:.1f} minutes on {self.team.title}{self._device.reason}",
-            **{f"`{name}`": value for name, value in to_dict(plan.training).items()
-               if value is not None},
-        }  # fmt: skip
-        sampling = {f"`{name}`": value for name, value in to_dict(plan.model.sampling).items()}
-        what = f"the preset `{plan.preset}`"
+        title, what = plan.preset, f"the preset `{plan.preset}`"
         if plan.substeps:
             count = plan.model.sampling.steps
+            title = f"{plan.teacher} in {_counted(count, 'step')}"
             what = (
                 f"`{plan.teacher}`, distilled to {_counted(count, 'network evaluation')} an image "
                 f"from {plan.substeps * count} of its own,"
             )
+        parameters = sum(parameter.numel() for parameter in self.trainer.network.parameters())
         summary = (
             f"A diffusion super-resolver of faces, {plan.model.network.low_res} to "
             f"{plan.model.network.high_res} pixels: {what} with {parameters:,} parameters; these "
             "are the moving average of the weights."
         )
-        sections = {
-            "Data": data,
-            "Training": training,
-            "Recommended sampling": sampling,
-            "Measured on validation images": self._measured(row, baseline),
-            "Quality against training time": self._curve(),
-        }
-        title = plan.preset
-        if plan.substeps:
-            title = f"{plan.teacher} in {_counted(plan.model.sampling.steps, 'step')}"
         return make_card(f"SR3 Lab: {title}", summary, sections, NON_COMMERCIAL)
+
+    def _training(self) -> dict[str, object]:
+        trainer = self.trainer
+        done = "finished" if trainer.progress >= 1 else f"{trainer.progress:.0%} of the run"
+        return {
+            "Command": f"`{self.plan.command}`",
+            "Updates": f"{trainer.step:,} ({done})",
+            "Time": f"{trainer.seconds / 60:.1f} minutes on {self.team.title}{self._device.reason}",
+        } | _settings(self.plan.training)
 
     def _curve(self) -> dict[str, object]:
         """The validations so far; `NAME eta E, N steps` is how each was sampled."""
@@ -265,6 +261,11 @@ class TrainingRun:
         }  # fmt: skip
         backbone = self.scorer.backbone or self.scorer.lpips_reason
         return facts | {"Images, samples, seed": f"{row['images']}, 1, 0", "LPIPS with": backbone}
+
+
+def _settings(config: TrainConfig | SamplerConfig) -> dict[str, object]:
+    """Those that are given, for a card."""
+    return {f"`{name}`": value for name, value in to_dict(config).items() if value is not None}
 
 
 def _counted(count: int, what: str) -> str:

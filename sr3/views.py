@@ -21,7 +21,9 @@ from sr3 import answers
 from sr3.answers import MAIN, Measured, alike, commonest_sampling, whole_range
 from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell
-from sr3.checkpoints import registry
+from sr3.checkpoints import read_settings, registry
+from sr3.combine import Recipe
+from sr3.errors import SR3Error
 from sr3.gap import Chain, along_chain, chain_table, read_metric
 from sr3.looks import KINDS, Kind
 
@@ -111,7 +113,7 @@ class Story:
         if name in BASELINES:
             kind: Kind = "bicubic" if name == "bicubic" else "regression"
             return Identity(kind, KINDS[kind], order=(BASELINES.index(name),))
-        kind = "spliced" if "splice" in name else "interpolated" if "interp" in name else "other"
+        kind = made_as(name)
         return Identity(kind, name, order=(3, list(KINDS).index(kind), name))
 
     def identify_cell(self, cell: Cell) -> Identity:
@@ -379,6 +381,19 @@ def source_of(table: pd.DataFrame, parent: str) -> str | None:
     entry = registry().get(parent)
     domain = entry.domain if entry else None
     return domain if domain in set(table["domain"].unique()) else None
+
+
+def made_as(name: str) -> Kind:
+    """How a registered checkpoint that no study made was put together, from its settings;
+    "other" where it is whole, not registered or not here."""
+    entry = registry().get(name)
+    try:
+        settings = read_settings(entry.path) if entry else None
+    except SR3Error:
+        settings = None
+    if isinstance(settings, Recipe) and settings.kind != "delta":
+        return settings.kind
+    return "other"
 
 
 # ------------------------------------------------------------------------------------------- words

@@ -14,6 +14,7 @@ from sr3 import results
 from sr3.cells import Cell
 
 PARENT, SOURCE, TARGET = "tiny", "noise", "anime"  # as tests.app_server registers it
+SPLICED = "tiny-halves"  # made of two, where it is registered
 DOMAINS = (SOURCE, "ffhq", "celebahq", TARGET)
 BASE = {"psnr": 20.0, "ssim": 0.5, "lpips": 0.4}
 SIGN = {"psnr": 1.0, "ssim": 1.0, "lpips": -1.0}
@@ -58,7 +59,7 @@ def rows(cells: list[Cell], gap: bool = True) -> Iterator[dict[str, Any]]:
              ("regression", "p" * 64, "regression", 1, -0.5)]  # fmt: skip
     for domain in DOMAINS:
         tuned = [(str(c), _hash(c), "ddim", 10, gain(c, domain)) for c in cells]
-        tuned += [(f"{PARENT}-spliced-500", "s" * 64, "ddim", 10, 0.3)] if cells else []
+        tuned += [(SPLICED, "s" * 64, "ddim", 10, 0.3)] if cells else []
         for name, digest, sampler, steps, effect in [*named, *tuned]:
             for k in range(IMAGES):
                 for metric, base in BASE.items():

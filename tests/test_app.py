@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import threading
 import time
 import urllib.parse
 from pathlib import Path
@@ -149,10 +150,18 @@ def test_stop_keeps_what_is_there():
 def test_a_double_click_does_not_stop(monkeypatch):
     monkeypatch.setattr(live, "DOUBLE_CLICK", 60)
     app = opened()
-    app.slider(key="sr3_steps_tiny").set_value(50).run()
+    model, clicked = service.resolver("tiny"), threading.Event()
+    estimate = model.estimate
+
+    def held(*tensors):  # so that the run cannot end before the second click
+        assert clicked.wait(30)
+        return estimate(*tensors)
+
+    monkeypatch.setattr(model, "estimate", held)
     app.button(key="sr3_main").click().run()
-    if app.button(key="sr3_main").label == "Stop":
-        app.button(key="sr3_main").click().run()
+    assert app.button(key="sr3_main").label == "Stop"
+    app.button(key="sr3_main").click().run()
+    clicked.set()
     assert finished(app).job.status == "done"
 
 
@@ -166,21 +175,20 @@ def test_another_face_cancels_the_run():
     assert "sr3_run" not in app.session_state
 
 
-def test_a_visitor_who_leaves_takes_the_job_along():
+def test_a_visitor_who_leaves_takes_the_job_along(monkeypatch):
     seat = service.Seat()
-    jobs = [_FakeJob(), _FakeJob()]
-    seat.take(jobs[0])
-    seat.take(jobs[1])
-    assert [job.cancelled for job in jobs] == [True, False]
-    seat.clear()
-    assert jobs[1].cancelled
-
-
-class _FakeJob:
-    cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
+    monkeypatch.setattr(service, "seat", lambda: seat)
+    app = opened()
+    app.slider(key="sr3_steps_tiny").set_value(200).run()
+    app.button(key="sr3_main").click().run()
+    job = app.session_state["sr3_run"].job
+    assert not job.ended
+    seat.leave()
+    assert job.wait(10) and job.status == "cancelled"
+    app.run()  # a script that was still running
+    app.button(key="sr3_main").click().run()
+    late = app.session_state["sr3_run"].job
+    assert late is not job and late.wait(10) and late.status == "cancelled"
 
 
 def test_a_refusal_is_one_box(monkeypatch):

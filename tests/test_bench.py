@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import json
 import os
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 
 import sr3.checkpoints
 from benchmarks import speed
+from sr3 import floor
 from sr3.bench import SCORES_AGREE, Row, table
 from sr3.cli import app
 from sr3.config import ModelConfig, SamplerConfig, UNetConfig
@@ -100,10 +103,25 @@ def test_the_floor_is_the_slower_of_two_quotients():
     assert work.floor(Rates(10.0, 1000.0, ""), 3) == 30.0
 
 
-def test_the_rates_are_those_of_a_machine():
-    rates = measure_rates(torch.device("cpu"), torch.float32, 0.02)
-    assert 1e7 < rates.operations < 1e14 and 1e7 < rates.bytes < 1e13
-    assert rates.precision == "float32"
+def test_the_rates_are_what_was_done_in_the_shortest_time(monkeypatch):
+    seconds = {8: 1.0, 16: 2.0, 32: 32.0, 1 << 20: 0.5}  # by the length of what is made
+
+    def timed(run, device):
+        return seconds[len(run())]
+
+    monkeypatch.setattr(floor, "timed", timed)
+    monkeypatch.setattr(floor, "SIZES", (8, 16, 32))
+    monkeypatch.setattr(floor, "COPY_BYTES", 1 << 20)
+    rates = measure_rates(torch.device("cpu"), torch.bfloat16, 0)
+    assert rates == Rates(2 * 16**3 / 2.0, 2 * 2**20 / 0.5, "bfloat16")  # read and written
+
+
+def test_other_work_on_the_machine_only_adds(monkeypatch):
+    clock, taken = itertools.count(), iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(floor, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(floor, "timed", lambda *_: next(taken))
+    assert floor._shortest(lambda: None, torch.device("cpu"), 4.0) == 1.0
+    assert next(taken, None) is None, "it goes on for as long as it was told"
 
 
 def test_what_was_reached():

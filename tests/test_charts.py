@@ -18,11 +18,13 @@ from typer.testing import CliRunner
 import sr3.checkpoints
 from sr3 import charts, figures, poster, report, results
 from sr3.answers import answer_all, range_effects, verdict
+from sr3.checkpoints import save_checkpoint
 from sr3.cli import app
+from sr3.combine import Parent, Recipe
 from sr3.looks import SYMBOLS, contrast, enlarged, look, mixed
 from sr3.metrics import Interval
 from sr3.observations import fadings, flattening, shifts, transfers
-from sr3.views import Story, parents, source_of
+from sr3.views import Story, made_as, parents, source_of
 from tests import study_table as made
 from tests.app_server import make_checkpoints
 
@@ -35,6 +37,19 @@ OF_TARGET = ("grid", "curves", "ranges", "trade", "scratch")
 def tables(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("tables")
     return {k: made.write(folder / k, k) for k in ("empty", "parent", "partial", "whole")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered(tmp_path_factory):
+    """The parent and a splice, which the table has under a name that does not tell what it is."""
+    folder = make_checkpoints(tmp_path_factory.mktemp("checkpoints"))
+    parents = (Parent(made.PARENT, "p" * 64), Parent("tuned", "t" * 64))
+    save_checkpoint(folder / "half", Recipe("spliced", parents, step=500), {}, "")
+    with (folder / "registry.toml").open("a") as file:
+        file.write(f'[{made.SPLICED}]\ntitle = "Two halves"\nsource = "half"\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sr3.checkpoints, "ROOT", folder)
+        yield
 
 
 def told(path: Path, source: str | None = made.SOURCE) -> Story:
@@ -113,7 +128,7 @@ def test_trades_are_gain_and_change_without_from_scratch(story):
     replayed = psnr.loc["16 images, 100 updates, replay 0.25"]
     assert (replayed["gain"], replayed["change"]) == (pytest.approx(0.95), pytest.approx(-0.095))
     assert replayed["kind"] == "replay" and replayed["front"]
-    assert psnr.loc["tiny-spliced-500", "kind"] == "spliced"
+    assert psnr.loc[made.SPLICED, "kind"] == "spliced"
     assert not psnr.loc["16 images, 100 updates", "front"]  # replay gains as much, forgets less
     assert "scratch" not in set(view["kind"])
     assert len(psnr.loc["all images, 100 updates", "names"].split("\n")) == 2
@@ -189,13 +204,13 @@ def test_images_that_the_parent_alone_was_measured_on_hide_no_checkpoint(tables,
     more = table[(table["checkpoint"] == made.PARENT) & (table["domain"] == made.SOURCE)]
     longer = pd.concat([table, more.assign(image=more["image"] + "-more")])
     names = set(story.trades(made.TARGET)["checkpoint"])
-    assert "tiny-spliced-500" in names
+    assert made.SPLICED in names
     told_more = Story(longer, made.PARENT, made.SOURCE).trades(made.TARGET)
     assert set(told_more["checkpoint"]) == names
-    part = table[table["checkpoint"] == "tiny-spliced-500"]["image"].unique()
-    fewer = table[(table["checkpoint"] != "tiny-spliced-500") | (table["image"] != part[0])]
+    part = table[table["checkpoint"] == made.SPLICED]["image"].unique()
+    fewer = table[(table["checkpoint"] != made.SPLICED) | (table["image"] != part[0])]
     told_less = Story(fewer, made.PARENT, made.SOURCE).trades(made.TARGET)
-    assert set(told_less["checkpoint"]) == names - {"tiny-spliced-500"}, "its images are fewer"
+    assert set(told_less["checkpoint"]) == names - {made.SPLICED}, "its images are fewer"
 
 
 def test_observations(story):
@@ -226,6 +241,11 @@ def test_observations(story):
 )
 def test_which_of_two_is_better_is_told_with_its_size(bounds, told):
     assert verdict("a", Interval(*bounds, 9), "b") == told
+
+
+def test_what_a_checkpoint_is_comes_from_its_settings_not_its_name():
+    assert made_as(made.SPLICED) == "spliced"
+    assert made_as("tiny") == made_as("interpreted") == made_as("a-splice-of-life") == "other"
 
 
 def test_parent_and_source_come_from_table_and_registry(tables, tmp_path, monkeypatch):
@@ -259,11 +279,11 @@ def test_bars_are_the_intervals(story):
 
 
 def test_trade_figure_has_front_kinds_and_labels(story):
-    drawn = charts.trade(story, LIGHT, made.TARGET, "tiny-spliced-500").figures[0]
+    drawn = charts.trade(story, LIGHT, made.TARGET, made.SPLICED).figures[0]
     by_name = {trace.name: trace for trace in drawn.data}
     assert {"Pareto front", "parent", "with replay", "LoRA", "spliced"} <= set(by_name)
     assert list(by_name["Pareto front"].x) == sorted(by_name["Pareto front"].x)
-    assert list(by_name["spliced"].customdata) == ["tiny-spliced-500"]
+    assert list(by_name["spliced"].customdata) == [made.SPLICED]
     assert by_name["spliced"].marker.size[0] > by_name["LoRA"].marker.size[0]
 
 

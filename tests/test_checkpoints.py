@@ -329,6 +329,9 @@ def test_the_registry_lists_what_is_offered(tmp_path, monkeypatch, folder):
     assert (entries["lite"].images, entries["lite"].range) == (64, "0:500")
     assert entries["far"].parent is None
     assert (entries["lite"].available, entries["far"].available) == (True, False)
+    assert entries["lite"].sizes == (16, 128)
+    with pytest.raises(CheckpointError, match="elsewhere"):
+        _ = entries["far"].sizes
     assert find_checkpoint("lite") == tmp_path / "tiny"
     assert find_checkpoint(str(folder)) == folder
     with pytest.raises(CheckpointError, match="far"):

@@ -121,7 +121,7 @@ def test_the_chart_tells_only_what_the_table_holds(model, domain, tmp_path):
     assert list(drawn["recommended"].y) == pytest.approx([means["ddim", 1], means["ddim", 2]])
     best = max(means.items(), key=lambda each: each[1])
     assert f"{best[1]:.3f}" in chart.sentences[-1] and str(best[0][1]) in chart.sentences[-1]
-    assert "n = 2 validation images" in chart.caption and not chart.more
+    assert "n = 2 images, one seed" in chart.caption and not chart.more
     assert chart.title in report.html(Story(rows.iloc[:0], "", None), chart)
 
 
@@ -137,7 +137,7 @@ def test_the_chart_tells_of_the_whole_chain_on_the_same_images(model, domain, tm
     rows = results.read(table)
     rows.loc[rows["steps"] == 20, "steps"] = 2000  # as if it had been measured
     chart = effort(rows, CONFIG, "f" * 64, domain.name, LIGHT)
-    assert len(chart.more) == 1 and "same 3 test images" in chart.more[0]
+    assert len(chart.more) == 1 and "same 3 images" in chart.more[0]
     psnr = rows[(rows["metric"] == "psnr") & (rows["file_list_hash"].map(
         rows.groupby("file_list_hash")["image"].nunique()) == 3)]  # fmt: skip
     means = psnr.groupby("steps")["value"].mean()

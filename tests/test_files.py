@@ -25,6 +25,12 @@ def write_half(file, alone, error):
         raise error
 
 
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    for name in ("a" * 255, "↑" * 85):
+        write_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"
+
+
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("error", [OSError("full"), RuntimeError("cut"), KeyboardInterrupt()])
 def test_what_was_there_stays_whatever_happens(tmp_path, error, alone):

@@ -289,19 +289,21 @@ def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "torch/hub/checkpoints" / "alexnet-owt-7be5be79.pth"
 
 
-@pytest.mark.parametrize("switch", ["SR3_OFFLINE", "HF_HUB_OFFLINE"])
+@pytest.mark.parametrize(
+    ("switch", "on"), [("SR3_OFFLINE", "1"), ("HF_HUB_OFFLINE", "1"), ("HF_HUB_OFFLINE", "true")]
+)
 def test_offline_nothing_is_tried_and_nothing_else_fails(
-    switch: str, nothing_cached: Path, monkeypatch: pytest.MonkeyPatch
+    switch: str, on: str, nothing_cached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(hub.urllib.request, "urlopen", refuse)
-    monkeypatch.setenv(switch, "1")
+    monkeypatch.setenv(switch, on)
     scorer = metrics.Scorer.load()
     assert (scorer.lpips, scorer.backbone) == (None, None)
     assert "not available" in scorer.lpips_reason
-    assert "offline" in scorer.lpips_reason
+    assert "are not here and offline mode is on" in scorer.lpips_reason
     reference = faces(2)
     [first, _] = scorer(shaken(reference, 9), reference, degrade(reference, 16))
     assert first.lpips is None
