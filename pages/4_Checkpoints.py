@@ -15,8 +15,9 @@ with page("Checkpoints", LEAD):
     one, two, tree = st.tabs(["One checkpoint", "Compare two", "Family"])
     with one:
         collection.one(entries)
+    sound = {name: entry for name, entry in entries.items() if not entry.problem}
     with two:
-        collection.compare(entries)
+        collection.compare(sound)
     with tree:
-        family.tree(entries)
+        family.tree(sound)
     small_print(f"Networks run here on {pick_device().reason}.")

@@ -44,7 +44,8 @@ def list_checkpoints(as_json: Json = False) -> None:
     """The registered checkpoints."""
     from sr3.checkpoints import registry
 
-    rows = [{name: getattr(entry, name) for name in FIELDS} for entry in registry().values()]
+    entries = registry()
+    rows = [{name: getattr(entry, name) for name in FIELDS} for entry in entries.values()]
     if as_json:
         print_json(rows)
         return
@@ -52,7 +53,8 @@ def list_checkpoints(as_json: Json = False) -> None:
         typer.echo("No checkpoint is registered.", err=True)
     for row in rows:
         here = "here" if row["available"] else "not here"
-        typer.echo(f"{row['name']:20} {row['title']}  [{here}]")
+        state = entries[row["name"]].problem or f"{row['title']}  [{here}]"
+        typer.echo(f"{row['name']:20} {state}")
 
 
 @checkpoints.command("show")

@@ -20,9 +20,11 @@ import os
 import shutil
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
+from types import UnionType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,9 +33,9 @@ from torch import Tensor, nn
 
 from sr3.combine import Parent, Recipe, Spliced, add_delta, interpolate, same_network
 from sr3.config import ModelConfig, from_dict, to_dict
-from sr3.errors import CheckpointError, ConfigError
+from sr3.errors import CheckpointError, ConfigError, SR3Error
 from sr3.hub import fetch, files_of
-from sr3.pins import PREFIX, Pin, digest_of, is_right, parse_pin
+from sr3.pins import PREFIX, Pin, digest_of, is_right, parse_pin, safe_name
 from sr3.public_format import load_public
 from sr3.schedule import NoiseSchedule
 from sr3.unet import UNet, with_weights
@@ -46,12 +48,19 @@ COLOURS = "colours.json"  # beside a first stage's weights (`sr3.generate`)
 # What a push takes from a repository: weights in other parts than the new ones would be loaded.
 REPLACED = ("model*.safetensors", INDEX, COLOURS)
 SHARD_BYTES = 9_500_000  # every file of this repository stays under 10 MB
+_KINDS: dict[str, UnionType | type] = {  # of a registry's values; the others are text
+    "images": int, "updates": int, "rank": int, "size": int, "replay": int | float,
+    "rate": int | float, "files": dict,
+}  # fmt: skip
 _log = logging.getLogger("sr3.pull")  # downloads that a name asks for; the command line shows them
 
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """One checkpoint that the app offers. `None` where a thing is not known."""
+    """One checkpoint that the app offers. `None` where a thing is not known.
+
+    Raises CheckpointError or HubError for a value that cannot be.
+    """
 
     name: str
     title: str
@@ -61,20 +70,39 @@ class RegistryEntry:
     images: int | None = None
     updates: int | None = None
     range: str | None = None
+    method: str | None = None  # how it was made of its parent: full, lora, distilled, ...
+    rank: int | None = None  # of lora
+    replay: float | None = None  # the share of a batch that was of the parent's domain
+    rate: float | None = None  # the learning rate
     licence: str | None = None
+    size: int | None = None  # bytes of one that is on the Hub
     sha256: str | None = None  # of the weights (`weights_hash`)
 
     files: Mapping[str, str] | None = field(default=None, hash=False)  # of a Hub's: name -> sha256
+    problem: str = ""  # why the registry's entry cannot be used; then nothing else counts
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, kind = getattr(self, each.name), _KINDS.get(each.name, str)
+            needed = each.name in ("name", "title", "source")
+            if (value is None and needed) or not isinstance(value, kind | None):
+                raise CheckpointError(f"{each.name} must not be {value!r}")
+        if self.source.startswith(PREFIX):
+            parse_pin(self.source)
+        for name, digest in (self.files or {}).items():
+            if not isinstance(digest, str):
+                raise CheckpointError(f"the hash of {safe_name(name)} must not be {digest!r}")
+            safe_name(name)
 
     @property
     def pin(self) -> Pin | None:
-        """Where it is on the Hub. Raises HubError for a source that names no full commit."""
+        """Where it is on the Hub."""
         return parse_pin(self.source) if self.source.startswith(PREFIX) else None
 
     @property
     def path(self) -> Path:
         """The folder that holds it here, or would."""
-        return self.pin.folder if self.pin else ROOT / self.source
+        return self.pin.folder if self.pin else ROOT / (self.source or ".none")
 
     @property
     def available(self) -> bool:
@@ -105,19 +133,32 @@ class RegistryEntry:
 
 
 def registry(path: Path | None = None) -> dict[str, RegistryEntry]:
-    """The entries of `registry.toml` by name, in its order. Raises CheckpointError if malformed."""
+    """The entries of `registry.toml` by name, in its order; a malformed one has a `problem`.
+
+    Raises CheckpointError for a file that is no TOML.
+    """
     path = path or ROOT / "registry.toml"
     try:
         return dict(_entries(path.read_text()))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, TypeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise CheckpointError(f"{path} is not a valid registry: {error}.") from error
+
+
+def _entry(name: str, values: Any) -> RegistryEntry:
+    """An entry, or what is wrong with it, so that the others still serve."""
+    try:
+        return RegistryEntry(name=name, **values)
+    except (TypeError, SR3Error) as error:
+        reason = str(error).removeprefix("RegistryEntry.__init__() ").rstrip(".")
+        problem = f"The entry [{name}] of the registry cannot be used: {reason}."
+        return RegistryEntry(name, name, "", problem=problem)
 
 
 @lru_cache(maxsize=4)  # by its text, which is never stale: pages ask at every rerun
 def _entries(text: str) -> dict[str, RegistryEntry]:
-    return {name: RegistryEntry(name=name, **entry) for name, entry in tomllib.loads(text).items()}
+    return {name: _entry(name, values) for name, values in tomllib.loads(text).items()}
 
 
 def find_checkpoint(name: str) -> Path:
@@ -129,6 +170,8 @@ def find_checkpoint(name: str) -> Path:
     entries = registry()
     if name in entries:
         entry = entries[name]
+        if entry.problem:
+            raise CheckpointError(entry.problem)
         if not entry.available:
             lacking = ", ".join(missing_parents(entry.path)) if entry.complete else ""
             raise CheckpointError(

@@ -90,7 +90,9 @@ class Pretrained:
         sends it to `repo_id` (the folder's name by default), and the commit's page is returned.
 
         The card is that of the checkpoint that this was loaded from, with its scores, as long as
-        the weights are the same. Raises CheckpointError where it cannot be written, or is spliced of two networks.
+        the weights are the same.
+
+        Raises CheckpointError where it cannot be written, or is spliced of two networks.
         """
         from sr3.hub_card import hub_card, identity_of  # pandas: only those who save pay for it
         from sr3.results import read

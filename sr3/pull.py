@@ -37,6 +37,8 @@ def pull(name: str, token: str | None = None) -> Iterator[Progress]:
         yield from fetch(pin, hub_files(pin, token), token)
         yield from _parents(name, pin.folder, token)
         return
+    if entry.problem:
+        raise CheckpointError(entry.problem)
     if entry.pin is None:
         if not entry.complete:
             raise CheckpointError(

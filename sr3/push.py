@@ -127,9 +127,10 @@ def registry_text(name: str, pin: Pin) -> str:
     names = [CONFIG, *colours, *(file.name for file in pin.folder.glob("*.safetensors*"))]
     digests = {each: digest_of(pin.folder / each, "0" * 64) for each in sorted(names)}
     listed = ", ".join(f'"{each}" = "{digest}"' for each, digest in digests.items())
+    size = sum((pin.folder / each).stat().st_size for each in names)
     return (
         f'[{name}]\ntitle = "{name}"\nsource = "{pin}"\nsha256 = "{weights_hash(pin.folder)}"\n'
-        f"files = {{ {listed} }}\n"
+        f"size = {size}\nfiles = {{ {listed} }}\n"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
 from sr3 import checkpoints
 from sr3.checkpoints import (
@@ -21,9 +23,11 @@ from sr3.checkpoints import (
     save_checkpoint,
     weights_hash,
 )
+from sr3.cli import app
 from sr3.combine import Parent, Recipe
 from sr3.errors import CheckpointError
 from sr3.presets import MODELS
+from sr3.pull import pull
 from sr3.unet import UNet
 
 CONFIG = MODELS["tiny"]
@@ -374,12 +378,34 @@ def test_without_a_registry_nothing_is_offered(tmp_path, monkeypatch):
         find_checkpoint("lite")
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["[", '[x]\ntitle = "no source"', '[x]\ntitle="a"\nsource="b"\ncolour="red"', "x = 3"],
-)
-def test_a_malformed_registry_is_refused(tmp_path, content):
-    path = tmp_path / "registry.toml"
-    path.write_text(content)
+def test_a_registry_that_is_no_toml_is_refused(tmp_path):
+    (tmp_path / "registry.toml").write_text("[")
     with pytest.raises(CheckpointError, match="registry"):
-        registry(path)
+        registry(tmp_path / "registry.toml")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ('title = "no source"', "source"),
+        ('title = "a"\nsource = "b"\ncolour = "red"', "colour"),
+        ('title = "a"\nsource = "hub:lab/x@main"', "40 hex digits"),
+        ('title = "a"\nsource = 3', "source"),
+        ('title = "a"\nsource = "b"\nimages = "many"', "images"),
+        ('title = "a"\nsource = "b"\nfiles = { "../x" = "0" }', r"\.\./x"),
+    ],
+)
+def test_a_broken_entry_says_so_and_the_others_serve(tmp_path, monkeypatch, folder, values, told):
+    monkeypatch.setattr(checkpoints, "ROOT", tmp_path)
+    good = '[good]\ntitle = "Good"\nsource = "tiny"\n'
+    (tmp_path / "registry.toml").write_text(f"[bad]\n{values}\n\n{good}")
+    entries = registry()
+    assert re.search(rf"\[bad\].*{told}", entries["bad"].problem)
+    assert not entries["bad"].available and entries["bad"].pin is None
+    assert not entries["good"].problem and find_checkpoint("good") == tmp_path / "tiny"
+    with pytest.raises(CheckpointError, match=r"\[bad\]"):
+        find_checkpoint("bad")
+    with pytest.raises(CheckpointError, match=r"\[bad\]"):
+        list(pull("bad"))
+    listed = CliRunner().invoke(app, ["checkpoints", "list"])
+    assert listed.exit_code == 0 and "[bad]" in listed.stdout and "[here]" in listed.stdout

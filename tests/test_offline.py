@@ -18,7 +18,7 @@ from sr3.checkpoints import as_parent, save_checkpoint, weights_hash
 from sr3.combine import Recipe
 from sr3.pins import Pin
 from sr3.presets import MODELS
-from sr3.ui import fetching
+from sr3.ui import collection, fetching
 from sr3.ui.frame import PAGES
 from tests.app_server import make_checkpoints
 from tests.browsing import Watch, free_port, new_context, serving, turn_to
@@ -79,6 +79,30 @@ def test_the_page_lists_what_there_is(shown):
     assert table.loc["mix", "PSNR ↑ by domain"] == [0.0]  # no bar: unmeasured
     text = " ".join(element.value for element in shown.markdown)
     assert "mix: spliced from tiny and tiny" in text and "Networks run here on" in text
+
+
+def test_a_broken_entry_is_shown_as_broken_beside_the_others(family):
+    with (family / "registry.toml").open("a") as registry:
+        registry.write('[bad]\ntitle = "Bad"\nsource = "hub:lab/bad@main"\n')
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=90)
+    app.switch_page("pages/4_Checkpoints.py").run()
+    assert not app.exception and not app.error
+    where = app.dataframe[0].value.set_index("Name")["Where"].to_dict()
+    assert where["bad"] == "broken entry" and where["tiny"] == "here"
+    app.selectbox(key="sr3_card_of").select("bad").run()
+    assert "40 hex digits" in app.error[0].value
+
+
+def test_settings_and_sizes_are_told_where_they_are_known(family):
+    text = (family / "registry.toml").read_text()
+    how = 'method = "lora"\nrank = 8\nreplay = 0.5\nrate = 0.003\nsize = 9100000\n'
+    entries = checkpoints.registry()
+    assert collection.size(entries["far"]) == "told when fetched"
+    assert collection.tuning(entries["far"])["Method"] == "not known"
+    (family / "registry.toml").write_text(text + how)
+    far = collection.facts(checkpoints.registry()["far"])
+    assert far["Size"] == "9.1 MB to fetch" and far["Method"] == "lora of rank 8"
+    assert far["Replay"] == "50% of each batch" and far["Learning rate"] == "0.003"
 
 
 def test_a_pull_from_the_page_ends_here(shown):

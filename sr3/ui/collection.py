@@ -61,6 +61,8 @@ def _identity(entry: RegistryEntry) -> str:
 
 def place(entry: RegistryEntry) -> str:
     """Where a checkpoint is, in a few words."""
+    if entry.problem:
+        return "broken entry"
     if entry.available:
         return "here"
     if entry.complete:
@@ -70,17 +72,40 @@ def place(entry: RegistryEntry) -> str:
 
 def facts(entry: RegistryEntry) -> dict[str, str]:
     """What is known of a checkpoint, as people read it."""
-    size = sum(file.stat().st_size for file in entry.path.glob("*") if file.is_file())
     return {
         "Trained on": entry.domain or "not known",
         "Images": f"{entry.images:,}" if entry.images else "not known",
         "Updates": f"{entry.updates:,}" if entry.updates else "not known",
         "Time steps": entry.range or "all",
         "Parent": entry.parent or "none",
-        "Size": _size(size) if entry.complete else "not here",
+        **tuning(entry),
+        "Size": size(entry),
         "Licence": entry.licence or "not stated",
         "Where": place(entry),
     }
+
+
+def tuning(entry: RegistryEntry) -> dict[str, str]:
+    """How it was made of its parent."""
+    rank = f" of rank {entry.rank}" if entry.rank else ""
+    return {
+        "Method": (entry.method or "not known") + rank,
+        "Replay": _number(entry.replay, ".0%", " of each batch"),
+        "Learning rate": _number(entry.rate, "g"),
+    }
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "not known" if value is None else f"{value:{form}}{unit}" if value else "none"
+
+
+def size(entry: RegistryEntry) -> str:
+    """Of its files, as far as that is known without asking the Hub."""
+    if entry.complete:
+        return _size(sum(file.stat().st_size for file in entry.path.glob("*") if file.is_file()))
+    if entry.size:
+        return f"{_size(entry.size)} to fetch"
+    return "told when fetched" if entry.pin else "not here"
 
 
 def _size(count: int) -> str:
@@ -97,7 +122,7 @@ def overview(entries: Mapping[str, RegistryEntry]) -> None:
             "Name": name, "Title": entry.title,
             "PSNR ↑ by domain": _bars(found[name], "psnr", domains),
             "LPIPS ↓ by domain": _bars(found[name], "lpips", domains),
-            **facts(entry),
+            **{fact: told for fact, told in facts(entry).items() if fact not in tuning(entry)},
         }
         for name, entry in entries.items()
     ]  # fmt: skip
@@ -123,6 +148,9 @@ def one(entries: Mapping[str, RegistryEntry]) -> None:
     """A checkpoint's facts, scores and card; fetched where it is not here."""
     name = st.selectbox("Checkpoint", list(entries), key="sr3_card_of")
     entry = entries[name]
+    if entry.problem:
+        st.error(entry.problem, icon=":material/error:")
+        return
     if not entry.available and entry.pin:
         fetching.panel(name)
     elif not entry.available:
