@@ -6,7 +6,7 @@
 #
 # The default build for Linux on x86 holds CUDA (and runs without a GPU too). TORCH_INDEX is the
 # address of a package index with another one, CPU alone (far smaller) or another CUDA: the selector
-# on pytorch.org gives it.
+# on pytorch.org gives it, behind `--index-url`. A Space passes its Variables as build arguments.
 FROM python:3.11-slim
 
 ARG TORCH_INDEX=""

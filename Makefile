@@ -11,7 +11,7 @@ INSTALL := $(RUN) pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup app test browser-test screenshots bench lint format clean
+.PHONY: help setup app space test browser-test screenshots bench lint format clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,15 @@ setup: $(VENV)/.runtime ## install what the app needs into .venv
 
 app: $(VENV)/.runtime ## open the app (PORT=8501)
 	$(RUN) streamlit run app.py --server.port $(PORT)
+
+# What is committed and nothing else, by the Hub's own client: the Hub refuses a plain `git push` of
+# weights and pictures.
+space: $(VENV)/.runtime ## send the app to a Space of the Hub (SPACE=org/name, after hf auth login)
+	@test -n '$(SPACE)' || { echo 'Say which Space: make space SPACE=org/name.'; exit 1; }
+	rm -rf build/space
+	mkdir -p build/space
+	git archive HEAD | tar -x -C build/space
+	$(VENV)/bin/hf upload $(SPACE) build/space . --repo-type space --delete '*'
 
 test: $(VENV)/.dev ## run the tests; those in a browser are skipped without Chromium
 	$(RUN) pytest

@@ -232,6 +232,7 @@ def test_the_poster_is_driven_by_keys_and_comes_home(visit):
     """A minute without a touch leads home, by the page's own clock."""
     page = visit("/?page=poster", clock=True)
     expect(page.locator(".reel .caption")).to_contain_text("seed 0")
+    expect(page.locator(".qr .note")).to_contain_text("works on this machine alone")
     where = page.locator(".where")
     for number, key in enumerate(("ArrowRight", " ", " ", "ArrowRight"), 1):
         page.keyboard.press(key)

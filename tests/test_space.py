@@ -14,6 +14,9 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
+import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +24,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from sr3.ui.space import PartitionedCookie
+from sr3.ui import deck
+from sr3.ui.space import PartitionedCookie, settings
 from tests.browsing import (
     SETTLED,
     Watch,
@@ -31,6 +35,8 @@ from tests.browsing import (
     photograph,
     serving,
 )
+from tests.loopback_hub import TOKEN
+from tests.test_hub import server as space_hub  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = 1000
@@ -62,6 +68,39 @@ def test_only_the_xsrf_cookie_is_partitioned_and_once():
     ours, other = b"_streamlit_xsrf=2|a; Secure", b"session=1; _streamlit_xsrf=x"
     assert headers_through(ours, other) == [ours + b"; Partitioned", other]
     assert headers_through(ours + b"; Partitioned") == [ours + b"; Partitioned"]
+    plain = b"_streamlit_xsrf=2|a; Path=/; SameSite=Lax"
+    assert headers_through(plain) == [plain]  # a browser keeps no partitioned one without Secure
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "lax"), ({"SPACE_ID": "lab/space"}, "none"), ({"SR3_TLS": "/certificate"}, "none")],
+)
+def test_the_cookie_is_for_frames_only_where_it_can_be_secure(monkeypatch, given, expected):
+    for name in ("SPACE_ID", "SR3_TLS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert settings()["server.xsrfCookieSameSite"] == expected
+    assert settings()["server.enableXsrfProtection"] is True
+
+
+def cookie(address: str) -> set[str]:
+    """The attributes of the XSRF cookie that a server sets."""
+    context = ssl._create_unverified_context()
+    with urllib.request.urlopen(f"{address}/_stcore/health", context=context) as answer:
+        (found,) = [each for each in answer.headers.get_all("Set-Cookie") if "xsrf" in each]
+    return {part.strip() for part in found.split(";")[1:]}
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("http://localhost:8501/", True), ("http://127.0.0.1:8501/", True), ("http://[::1]/", True),
+     ("http://0.0.0.0:7860/", True), ("http://192.168.1.20:8501/", False),
+     ("https://lab-space.hf.space/", False), ("lab.example.org", False)],
+)  # fmt: skip
+def test_the_poster_knows_an_address_that_no_phone_reaches(address, expected):
+    assert deck.alone(address) is expected
 
 
 def test_the_readme_begins_with_what_a_space_needs():
@@ -72,6 +111,7 @@ def test_the_readme_begins_with_what_a_space_needs():
     assert data["sdk"] == "docker" and [str(data["app_port"])] == ports
     assert {"title", "license", "models", "suggested_hardware", "short_description"} <= set(data)
     assert len(data["short_description"]) <= 60  # the Hub's limit
+    assert data["license"] == "other" and "non-commercial" in data["license_name"]  # the weights
 
 
 def test_the_build_context_has_all_that_is_copied():
@@ -80,6 +120,79 @@ def test_the_build_context_has_all_that_is_copied():
         if name == "COPY":
             for source in arguments.split()[:-1]:
                 assert (ROOT / source).exists() and source not in ignored, source
+
+
+def wheel(folder: Path, name: str, version: str) -> None:
+    """A package index with one version of one package, which is empty."""
+    folder.joinpath(name).mkdir(parents=True)
+    file = f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(folder / name / file, "w") as out:
+        about = f"{name}-{version}.dist-info"
+        out.writestr(
+            f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        tag = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        out.writestr(f"{about}/WHEEL", tag)
+        out.writestr(f"{about}/RECORD", "")
+    link = f'<a href="{urllib.parse.quote(file)}">{file}</a>'
+    (folder / name / "index.html").write_text(f"<!DOCTYPE html><html><body>{link}</body></html>")
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_build_argument_chooses_another_build_of_torch(tmp_path, chosen):
+    (pin,) = re.findall(r"(?m)^torch==(\S+)", (ROOT / "requirements.txt").read_text())
+    wheel(tmp_path / "usual", "torch", pin)
+    wheel(tmp_path / "other", "torch", f"{pin}+cpu")
+    (tmp_path / "requirements.txt").write_text(f"torch=={pin}\n")
+    (line,) = [each for name, each in steps() if name == "RUN" and "pip install" in each]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}",
+        "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": (tmp_path / "usual").as_uri(),
+        "PIP_TARGET": str(tmp_path / "out"),
+        "TORCH_INDEX": (tmp_path / "other").as_uri() if chosen else "",
+    }  # fmt: skip
+    done = subprocess.run(
+        line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = (tmp_path / "out").glob("torch-*.dist-info")
+    assert found.name == f"torch-{pin}{'+cpu' if chosen else ''}.dist-info"
+
+
+# --------------------------------------------------------------------------------- to the Hub
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_what_is_committed_goes_to_the_space_and_nothing_else(space_hub, tmp_path):  # noqa: F811
+    """`make space` itself, with the client's own program, in a small repository."""
+    home = tmp_path / "repository"
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e", "-c", "safe.directory=*"]
+    for name in ("README.md", "Dockerfile", "checkpoints/lite/model.safetensors", "docs/a.png"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(name.encode())
+    shutil.copy(ROOT / "Makefile", home)
+    (home / "requirements.txt").write_text("")
+    subprocess.run([*git, "init", "-q", "."], cwd=home, check=True)
+    subprocess.run([*git, "add", "."], cwd=home, check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], cwd=home, check=True)
+    listed = subprocess.run(
+        [*git, "ls-files"], cwd=home, check=True, capture_output=True, text=True
+    )
+    tracked = set(listed.stdout.split())
+    (home / ".streamlit").mkdir()
+    (home / ".streamlit/secrets.toml").write_text("secret")
+    (home / ".venv/bin").mkdir(parents=True)
+    (home / ".venv/bin/hf").symlink_to(Path(sys.executable).with_name("hf"))
+    (home / ".venv/.runtime").touch()
+    space_hub.commit("lab/space", {".gitattributes": b"x", "gone.py": b"old"}, "space")
+    environment = os.environ | {"HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(
+        ["make", "space", "SPACE=lab/space"], cwd=home, env=environment, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(space_hub.files("lab/space", "space")) == tracked | {".gitattributes"}
+    refused = subprocess.run(["make", "space"], cwd=home, capture_output=True, text=True)
+    assert refused.returncode and "SPACE=org/name" in refused.stdout
 
 
 # ------------------------------------------------------------------------------- the Dockerfile
@@ -223,6 +336,9 @@ def test_the_dockerfile_serves_a_face(container, chromium, tmp_path):
         server = container.popen(container.command, stdout=out, stderr=subprocess.STDOUT)
         with serving(server, address, log) as seconds:
             assert seconds < 60  # a few, on a machine that does nothing else
+            for name in ("HF_HOME", "TORCH_HOME"):
+                assert not Path(container.environment[name]).exists()  # nothing downloaded
+            assert cookie(address) == {"Path=/", "SameSite=Lax"}
             assert container.popen(container.health).wait(30) == 0
             probe = container.popen(["touch", str(container.folder / "sr3" / "x")])
             assert probe.wait(10) != 0 or os.getuid() != 0
@@ -234,7 +350,7 @@ def test_the_dockerfile_serves_a_face(container, chromium, tmp_path):
             context.close()
             assert watch.faults == []
     assert not list(container.folder.rglob("__pycache__"))
-    assert not (container.prefix / "home/user/.cache/huggingface").exists()  # nothing downloaded
+    assert not (container.prefix / "home/user/.cache/huggingface").exists()
 
 
 def start_and_finish(page) -> None:
@@ -317,6 +433,10 @@ def test_uploads_and_the_camera_work_inside_another_sites_frame(
             serving(server, f"https://127.0.0.1:{port}", log),
             embedding(certificate, inner) as outer,
         ):
+            secure = {"Path=/", "SameSite=None", "Secure"}
+            assert cookie(f"https://127.0.0.1:{port}") - secure == (
+                {"Partitioned"} if entry == "space" else set()
+            )
             browser = launch(
                 chromium.browser_type, "--test-third-party-cookie-phaseout",
                 "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",

@@ -26,7 +26,7 @@ const MARKUP = `
       <button class="next" type="button" aria-label="Next slide">›</button>
     </span>
     <button class="full" type="button">Full screen</button>
-    <figure class="qr"><img alt=""><figcaption></figcaption></figure>
+    <figure class="qr"><img alt=""><figcaption><span class="address"></span><span class="note"></span></figcaption></figure>
   </nav>`
 
 // What Streamlit draws under the head is outside of this component, and of one size on every screen:
@@ -92,7 +92,8 @@ class Deck {
     this.find('.mine').hidden = slide.kind === 'visitor'
     this.find('.qr img').src = data.qr
     this.find('.qr img').alt = `A QR code of ${data.address}`
-    this.find('.qr figcaption').textContent = data.address
+    this.find('.qr .address').textContent = data.address
+    this.find('.qr .note').textContent = data.note
     this.find('.reel').hidden = slide.kind !== 'loop' || !data.reels.length
     this.find('.empty').hidden = slide.kind !== 'loop' || data.reels.length > 0
     if (slide.kind === 'loop' && data.reels.length) this.loop()

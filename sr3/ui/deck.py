@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import io
+import ipaddress
 import os
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,7 +33,8 @@ STAY = {KEY, "sr3_been_here"}  # what outlives a visitor: the slide, and that a 
 SLIDE = "sr3_slide"  # what Streamlit draws of a question; `deck.js` enlarges it on a stand's screen
 SCALES = (1, 1.3, 1.8, 2.6)  # as in `deck.js`
 POLL = 2.0  # seconds, while the loop's runs are being made
-ADDRESS = "SR3_ADDRESS"  # what the QR code says; the app's own address where it is not set
+ADDRESS = "SR3_PUBLIC_ADDRESS"  # what the QR code says; else the app's own, as it was reached
+ALONE = f"This address works on this machine alone: for phones, set {ADDRESS}."
 
 _HERE = Path(__file__).parent
 _deck = st.components.v2.component(
@@ -100,12 +103,23 @@ def _head(slides: Sequence[Slide], at: int, poll: bool) -> None:
     data: dict[str, Any] = {
         "slides": [asdict(slide) for slide in slides], "at": at, "home_after": HOME_AFTER,
         "reels": [asdict(reel) for reel in made.made] if at == 0 else [],
-        "qr": _qr(address), "address": address, "busy": _busy(),
+        "qr": _qr(address), "address": address, "note": ALONE if alone(address) else "",
+        "busy": _busy(),
     }  # fmt: skip
     _deck(
         key=KEY, data=data, default={"at": 0, "scale": 1}, on_at_change=lambda: None,
         on_scale_change=lambda: None,
     )  # fmt: skip
+
+
+def alone(address: str) -> bool:
+    """Whether an address means the machine itself, so that no phone can reach it."""
+    host = urllib.parse.urlsplit(address).hostname or ""
+    try:
+        number = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return number.is_loopback or number.is_unspecified
 
 
 @st.cache_data(max_entries=4, show_spinner=False)

@@ -20,12 +20,16 @@ from sr3.pins import go_offline
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COOKIE = b"_streamlit_xsrf="  # Streamlit's name for it
+SECURE = b"; Secure"
 PARTITIONED = b"; Partitioned"  # CHIPS: one jar of cookies for each embedding site
 PORT = 7860  # what a Space expects
 
 
 class PartitionedCookie:
-    """ASGI middleware: the XSRF cookie becomes a partitioned one, all else passes unchanged."""
+    """ASGI middleware: a secure XSRF cookie becomes a partitioned one, all else passes unchanged.
+
+    Browsers throw away a partitioned cookie that is not secure.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -40,7 +44,7 @@ class PartitionedCookie:
 
 
 def _marked(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    ours = name.lower() == b"set-cookie" and value.startswith(COOKIE)
+    ours = name.lower() == b"set-cookie" and value.startswith(COOKIE) and SECURE in value
     return name, value + PARTITIONED if ours and PARTITIONED not in value else value
 
 
@@ -49,8 +53,13 @@ app = st.App(ROOT / "app.py", middleware=[Middleware(PartitionedCookie)])
 
 def settings() -> dict[str, Any]:
     """What differs from `.streamlit/config.toml` in a Space. SR3_TLS names a folder with `cert.pem`
-    and `key.pem`, for HTTPS without a proxy before it."""
+    and `key.pem`, for HTTPS without a proxy before it; SR3_ADDRESS is the address to listen at.
+
+    A cookie for another site's frame has to be secure, and over plain HTTP a browser throws such a
+    one away: then every upload would be refused. Without HTTPS the cookie is an ordinary one.
+    """
     tls = os.environ.get("SR3_TLS")
+    secure = bool(tls or os.environ.get("SPACE_ID"))  # a Space names itself so, behind HTTPS
     files = {"server.sslCertFile": f"{tls}/cert.pem", "server.sslKeyFile": f"{tls}/key.pem"}
     return (files if tls else {}) | {
         "server.port": int(os.environ.get("PORT", PORT)),
@@ -58,7 +67,7 @@ def settings() -> dict[str, Any]:
         "server.headless": True,
         "server.fileWatcherType": "none",
         "server.enableXsrfProtection": True,
-        "server.xsrfCookieSameSite": "none",
+        "server.xsrfCookieSameSite": "none" if secure else "lax",
     }
 
 
