@@ -84,9 +84,10 @@ export default function ({ data, key, parentElement, setStateValue }) {
   }
 }
 
-// A shelf under its heading, which folds it.
+// A shelf under its heading, which folds it; on a phone all are closed at first.
 function fold(grid, tile) {
-  const details = Object.assign(document.createElement('details'), { open: !tile.folded })
+  const open = !tile.folded && !matchMedia('(max-width: 40rem)').matches
+  const details = Object.assign(document.createElement('details'), { open })
   const head = document.createElement('summary')
   head.textContent = tile.shelf
   details.append(head, grid)
