@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from sr3.answers import commonest_sampling
 from sr3.metrics import METRICS
 from sr3.results import difference, read, summary
 from sr3.views import Story, source_of
@@ -37,10 +38,21 @@ def main() -> None:
     if arguments.against:
         print(against(table, name, arguments.against))
         return
-    table = table[table.checkpoint.isin([*ORDER, name])]
+    table = shown(table, name)
     print(quality(summary(table)))
     print()
     print(against_bicubic(table))
+
+
+def shown(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows that these tables are of: their metrics of a checkpoint in its usual steps, and of
+    the baselines with its weights."""
+    table = table[table.metric.isin(SHOWN)]
+    ours = table[table.checkpoint == name]
+    sampler, steps = commonest_sampling(ours) or ("", 0)
+    usual = ours[(ours.sampler == sampler) & (ours.steps == steps)]
+    same = table.checkpoint_hash.isin({"bicubic", *ours.checkpoint_hash})
+    return pd.concat([table[table.checkpoint.isin(ORDER) & same], usual])
 
 
 def quality(means: pd.DataFrame) -> str:
@@ -95,7 +107,8 @@ def against(table: pd.DataFrame, name: str, other: str) -> str:
     metrics = {"lpips": 4, "ssim": 4, "psnr": 2}
     heads = " | ".join(f"{METRICS[m].label} - {other}'s" for m in metrics)
     lines = [f"| {name} on | n | {heads} |", "|---|---|" + "---|" * len(metrics)]
-    ours, theirs = (table[table.checkpoint == each] for each in (name, other))
+    ours, theirs = (part[part.checkpoint == each] for each in (name, other)
+                    for part in [shown(table, each)])  # fmt: skip
     for domain, rows in ours.groupby("domain"):
         cells, n = [], 0
         for metric, digits in metrics.items():

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from sr3 import answers, figures
 from sr3.answers import MAIN, Contrast
 from sr3.looks import Look
-from sr3.observations import fadings, flattening, main_metric, shifts, transfers
+from sr3.observations import drifts, fadings, flattening, main_metric, shifts, transfers
 from sr3.views import BASELINES, Story, images_label
 
 STUDY = "`python -m sr3 study --plan poster --resume` measures it"
@@ -154,21 +154,16 @@ def index(story: Story, look: Look) -> Chart:
     if view.empty:
         return _missing(chart, "The generalization index was not measured yet", GAP)
     labels = list(dict.fromkeys(view["checkpoint"]))
-    same = view[view["domain"] == view["reference"]]["index"]
-    sentences: tuple[str, ...] = ()
-    if len(same):
-        sentences = (
-            f"Between two halves of {view['reference'].iloc[0]} itself the index is at most "
-            f"{same.max():.2f}; over all domains it reaches {view['index'].max():.2f}.",
-        )
     return replace(
         chart,
         figures=tuple(figures.index(view, label, look) for label in labels),
-        sentences=sentences,
+        sentences=tuple(each.sentence for each in drifts(view)),
         caption=(
             "SRGA-style: how far the features before the last convolution drift from the "
-            f"reference's. Means over random splits of the "
-            f"images ({_count('', view['splits'])}); their spread is in the table."
+            f"reference's. Means over random splits of the images ({_count('', view['splits'])}, "
+            f"{_count('', view['n'])} images a side); their spread is in the table. Two halves of "
+            "the reference itself give the floor: with more images it falls, and nothing under it "
+            "is a difference."
         ),
     )
 

@@ -1,4 +1,5 @@
-"""To and from the Hub on the command line: `checkpoints pull | push`, `metrics pull | push`.
+"""To and from the Hub on the command line: `checkpoints pull | push`, `metrics pull | push`; and
+`checkpoints cards`, which fills in what a card can say of them.
 
 Invariant: what is here is never asked for; progress goes to standard error, what another program
 may read to standard output.
@@ -139,6 +140,32 @@ def push_to_hub(
         return
     say(f"Pushed to {pin}, read back and verified. To offer it, add to checkpoints/registry.toml:")
     typer.echo(text)
+
+
+@checkpoints.command("cards")
+def fill_cards(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Registered names or folders; else all in folders.")
+    ] = None,
+    folder: Folder = None,
+) -> None:
+    """Write what the table of measurements holds of each checkpoint into its card."""
+    from sr3 import results
+    from sr3.checkpoints import CARD, ROOT, find_checkpoint, registry, weights_hash
+    from sr3.hub_card import filled_card
+    from sr3.run_folder import write_text
+
+    table = results.read(folder or ROOT / "metrics")
+    here = [entry.name for entry in registry().values() if entry.available and entry.pin is None]
+    for name in names or here:
+        path = find_checkpoint(name)
+        if not (path / CARD).exists():
+            raise CheckpointError(f"{name} has no card: there is no {path / CARD}.")
+        before = (path / CARD).read_text(encoding="utf-8")
+        after = filled_card(before, weights_hash(path), table)
+        if after != before:
+            write_text(path / CARD, after)
+        say(f"{name}: {'filled in' if after != before else 'nothing new'}")
 
 
 # ------------------------------------------------------------------------------------- metrics

@@ -191,16 +191,18 @@ def index(view: pd.DataFrame, label: str, look: Look) -> go.Figure:
     """The SRGA-style index by time step for one checkpoint, a line a domain."""
     view = view[view["checkpoint"] == label]
     domains = list(dict.fromkeys(view["domain"]))
-    figure = _figure("SRGA-style index (0: the same)", look, domains)
+    halves = [f"two halves of {name}" for name in domains]  # the longest that a name gets
+    figure = _figure("SRGA-style index (halves: the same)", look, halves)
     for number, domain in enumerate(domains):
         rows = view[view["domain"] == domain].sort_values("time")
         texts = [
             f"{domain}<br>time step {row['time']:,}<br>{row['index']:.3f} ({row['lowest']:.3f} to "
-            f"{row['highest']:.3f} over {row['splits']} splits)"
+            f"{row['highest']:.3f} over {row['splits']} splits, n = {row['n']} images a side)"
             for _, row in rows.iterrows()
         ]
         figure.add_scatter(
-            x=[f"{time:,}" for time in rows["time"]], y=rows["index"], name=domain,
+            x=[f"{time:,}" for time in rows["time"]], y=rows["index"],
+            name=f"two halves of {domain}" if (rows["reference"] == domain).all() else domain,
             mode="lines+markers",
             line={"color": look.text, "dash": DASHES[number % len(DASHES)], "width": 2},
             marker={"color": look.palette[number % len(look.palette)], "size": 9,

@@ -1,5 +1,5 @@
-"""The card of a checkpoint on the Hub: its own card, with metrics that machines read, and how to
-load it.
+"""The card of a checkpoint with what the table holds of it: its own, in its folder, and that on the
+Hub, with metrics that machines read, and how to load it.
 
 Invariant: every number comes from the table of measurements, of exactly this checkpoint's hash, or
 stands where the table here has none in an earlier card of that hash; a card that is made again
@@ -22,6 +22,8 @@ from sr3.hub import INDEXED, front_matter, metadata_of
 from sr3.metrics import METRICS
 from sr3.results import summary
 
+MADE = "Filled in from the table of measurements by `python -m sr3 checkpoints cards`."
+LICENCE = "## Licence"
 MEASURED, LOAD = "## Measured on test images", "## Load it"
 IDENTITY = "Identity (config and weights): sha256 `{}`"
 RELATION = {"delta": "finetune", "spliced": "merge", "interpolated": "merge"}
@@ -90,6 +92,8 @@ def hub_card(
         values |= known
         measured = _section(body, MEASURED) or measured
     load = _LOAD.format(repo=repo) + (f"\n{_KINDS[kind]}\n" if kind else "")
+    if not scores.empty:
+        body = "".join(part for part in _sections(body) if not _says_nothing(part))
     parts = [_without(body).strip(), f"{MEASURED}\n\n{measured}", f"{LOAD}\n\n{load}"]
     parts.append(f"{IDENTITY.format(digest)}\n")
     return front_matter(values) + "\n" + "\n\n".join(parts)
@@ -99,6 +103,31 @@ def identity_of(card: str) -> str | None:
     """The checkpoint's hash that a card made here names, whatever parts the weights are in."""
     found = re.findall(re.escape(IDENTITY).replace(r"\{\}", "([0-9a-f]{64})"), card)
     return found[-1] if found else None
+
+
+def filled_card(card: str, digest: str, table: pd.DataFrame) -> str:
+    """A folder's own card with what the table holds of its hash, instead of what was filled in
+    before and of sections that say nothing but "unmeasured".
+
+    Unchanged where the table holds nothing, or its author wrote such a section.
+    """
+    scores = scores_of(digest, table)
+    header, body = re.match(r"(---\n.*?\n---\n|)(.*)", card, re.DOTALL).groups()  # type: ignore[union-attr]
+    sections = _sections(body)
+    own = [part for part in sections if part.startswith(MEASURED) and MADE not in part]
+    if scores.empty or own:
+        return card
+    kept = [part for part in sections if not part.startswith(MEASURED) and not _says_nothing(part)]
+    place = next((k for k, part in enumerate(kept) if part.startswith(LICENCE)), len(kept))
+    made = f"{MEASURED}\n\n{MADE}\n\n{_table(scores)}\n"
+    return header + "".join([*kept[:place], made, *kept[place:]])
+
+
+def _says_nothing(section: str) -> bool:
+    """Whether every row of a section of measurements is unmeasured."""
+    rows = [line for line in section.splitlines() if re.match(r"\| *[^|\s-]", line)]
+    measured = section.startswith("## Measured")
+    return measured and bool(rows) and all(row.endswith("| unmeasured |") for row in rows)
 
 
 def scores_of(digest: str, table: pd.DataFrame) -> pd.DataFrame:
@@ -159,12 +188,15 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
 
 def _section(body: str, heading: str) -> str:
     """The text under a heading; empty where there is none."""
-    parts = [part for part in re.split(r"(?m)^(?=## )", body) if part.startswith(heading)]
+    parts = [part for part in _sections(body) if part.startswith(heading)]
     return parts[0].removeprefix(heading).strip() + "\n" if parts else ""
 
 
 def _without(body: str) -> str:
     """A card's text without the sections that are made here."""
-    parts = re.split(r"(?m)^(?=## )", body)
-    kept = [part for part in parts if not part.startswith((MEASURED, LOAD))]
-    return "".join(kept)
+    return "".join(part for part in _sections(body) if not part.startswith((MEASURED, LOAD)))
+
+
+def _sections(body: str) -> list[str]:
+    """A card's text, cut before each heading of the second order."""
+    return re.split(r"(?m)^(?=## )", body)

@@ -106,6 +106,29 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How far a checkpoint's features drift on a domain, beside two halves of the reference."""
+
+    domain: str
+    reference: str
+    checkpoint: str
+    time: int  # of the time steps that were measured, where it is largest
+    index: tuple[float, float, float]  # SRGA-style: mean, lowest and highest of random splits
+    halves: tuple[float, float, float]
+    n: int  # images a side, of both
+
+    @property
+    def sentence(self) -> str:
+        above = self.index[1] > self.halves[2]
+        told = "above that floor" if above else "not to be told from that floor"
+        return (
+            f"The index of {self.checkpoint} on {self.domain} reaches {_splits(self.index)} at time "
+            f"step {self.time:,}; what two halves of {self.reference} give at this n is "
+            f"{_splits(self.halves)} (n = {self.n} images a side): it is {told}."
+        )
+
+
+@dataclass(frozen=True)
 class Flattening:
     """What the last updates changed, with the most images."""
 
@@ -208,6 +231,21 @@ def _shift(story: Story, each: Along, parent: Chain) -> Shift | None:
     )  # fmt: skip
 
 
+def drifts(view: pd.DataFrame) -> list[Drift]:
+    """One a checkpoint and domain but the reference; `view` as `Story.index` gives it."""
+    at = ["checkpoint", "reference", "time", "n"]
+    halves = view[view["domain"] == view["reference"]].set_index(at)
+    found = []
+    others = view[(view["domain"] != view["reference"]) & view["floor"].notna()]
+    for _, rows in others.groupby(["checkpoint", "domain"], sort=False):
+        row = rows.loc[rows["index"].idxmax()]
+        floor = halves.loc[tuple(row[at])]
+        numbers = [(each["index"], each["lowest"], each["highest"]) for each in (row, floor)]
+        found.append(Drift(row["domain"], row["reference"], row["checkpoint"], int(row["time"]),
+                           *numbers, int(row["n"])))  # fmt: skip
+    return found
+
+
 def flattening(story: Story, metric: str, target: str, domain: str) -> Flattening | None:
     """Of plain fine-tuning over the whole chain, with seeds that both ends have."""
     cells = {
@@ -246,3 +284,8 @@ def main_metric(story: Story) -> str | None:
 
 def _ratio(interval: Interval) -> str:
     return f"{interval.mean:.2f} (95% interval {interval.low:.2f} to {interval.high:.2f})"
+
+
+def _splits(index: tuple[float, float, float]) -> str:
+    mean, lowest, highest = index
+    return f"{mean:.2f} ({lowest:.2f} to {highest:.2f} over random splits)"

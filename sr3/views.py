@@ -37,7 +37,8 @@ TRADES = (
 )  # fmt: skip
 GAPS = ("domain", "time", "checkpoint", "kind", "gap", "low", "high", "ratio", "ratio_low",
         "ratio_high", "n_reference", "n_domain")  # fmt: skip
-INDICES = ("domain", "reference", "time", "checkpoint", "index", "lowest", "highest", "splits")
+INDICES = ("domain", "reference", "time", "checkpoint", "index", "lowest", "highest", "splits",
+           "n", "floor")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -350,18 +351,23 @@ class Story:
 
     def index(self) -> pd.DataFrame:
         """The SRGA-style index of each domain against the reference, by time step and checkpoint;
-        columns INDICES: mean, lowest and highest of random splits of the images."""
+        columns INDICES: mean, lowest and highest of random splits into `n` images a side, and
+        `floor`: the highest of two halves of the reference itself, with as many images."""
         found = []
         for keys, part in self._of_gap(("srga",)).groupby(
             ["domain", "metric", "checkpoint", "checkpoint_hash"]
         ):
             domain, metric, name, digest = keys
             _, time, reference = read_metric(str(metric)) or ("", 0, None)
-            part = part[part["sampler"] == part["sampler"].iloc[-1]]["value"]
+            how = str(part["sampler"].iloc[-1])
+            part = part[part["sampler"] == how]["value"]
             each = self.identify(str(name), str(digest))
-            spread = part.mean(), part.min(), part.max(), len(part)
-            found.append((domain, reference, time, each.label, *spread, each.order))
+            spread = part.mean(), part.min(), part.max(), len(part), int(how.split("n=")[-1])
+            found.append((domain, reference, time, each.label, *spread, np.nan, each.order))
         frame = pd.DataFrame(found, columns=[*INDICES, "_order"])
+        same = ["reference", "time", "checkpoint", "n"]
+        halves = frame[frame["domain"] == frame["reference"]].set_index(same)["highest"]
+        frame["floor"] = halves.reindex(pd.MultiIndex.from_frame(frame[same])).to_numpy()
         return _sorted(frame, ["domain", "_order", "time"])[list(INDICES)]
 
 

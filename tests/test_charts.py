@@ -23,7 +23,7 @@ from sr3.cli import app
 from sr3.combine import Parent, Recipe
 from sr3.looks import SYMBOLS, contrast, enlarged, look, mixed
 from sr3.metrics import Interval
-from sr3.observations import fadings, flattening, shifts, transfers
+from sr3.observations import drifts, fadings, flattening, shifts, transfers
 from sr3.views import Story, made_as, parents, source_of
 from tests import study_table as made
 from tests.app_server import make_checkpoints
@@ -150,6 +150,32 @@ def test_the_gap_is_a_ratio_of_errors_and_is_told(story):
         assert found.sentence.endswith("the gap fades with the noise.")
     index = story.index().set_index("domain")["index"]
     assert index[made.SOURCE] == 0 and index[made.TARGET] == 3
+    assert set(story.index()["n"]) == {3} and set(story.index()["floor"]) == {0.0}
+
+
+def test_the_index_is_told_beside_two_halves_with_as_many_images(tmp_path):
+    """Earlier, with fewer images, both stood higher; one domain is no farther than the halves."""
+    for n, floor in ((3, 5.0), (30, 2.0)):
+        values = {made.SOURCE: (floor, floor + 0.1), made.TARGET: (floor + 1, floor + 1.5),
+                  "ffhq": (floor + 0.05, floor + 1.2)}  # fmt: skip
+        results.append([
+            made.row(made.PARENT, "p" * 64, domain, -1, f"srga@t={time}|{made.SOURCE}", value - time / 1e4,
+                     f"srga n={n}", 1) | {"seed": split}
+            for domain, pair in values.items() for split, value in enumerate(pair)
+            for time in (10, 500)
+        ], tmp_path)  # fmt: skip
+    results.append(made.rows([], gap=False), tmp_path)
+    view = told(tmp_path).index()
+    assert set(view["n"]) == {30}
+    assert view["floor"].tolist() == pytest.approx([2.099, 2.05] * 3)
+    said = {each.domain: each for each in drifts(view)}
+    assert set(said) == {made.TARGET, "ffhq"} and said["ffhq"].time == 10
+    assert "3.25 (3.00 to 3.50" in said[made.TARGET].sentence
+    assert "2.05 (2.00 to 2.10" in said[made.TARGET].sentence
+    assert said[made.TARGET].sentence.endswith("(n = 30 images a side): it is above that floor.")
+    assert said["ffhq"].sentence.endswith("it is not to be told from that floor.")
+    drawn = charts.index(told(tmp_path), LIGHT).figures[0].data
+    assert f"two halves of {made.SOURCE}" in {trace.name for trace in drawn}
 
 
 def along(time: int, factor: float, domain: str, **changes) -> list[dict]:

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+import sr3.evaluate
 from sr3 import results
+from sr3.cli import follow
 from sr3.devices import Device
 from sr3.domains import domain_from_path, list_hash
 from sr3.errors import ConfigError, DomainError
@@ -160,6 +162,29 @@ def test_progress_ends_complete(model, domain):
     assert progress[-1].done == progress[-1].total == 5 * (2 + 1 + 1)
     assert progress[-1].remaining == 0 < progress[0].remaining
     assert 0 < progress[-1].network_seconds <= progress[-1].seconds
+
+
+def test_the_share_of_the_time_in_the_network_is_told(model, domain, monkeypatch, capsys):
+    """On a clock that only the network and bicubic enlargement move."""
+    now = [0.0]
+    stream, real = SuperResolver.stream_batch, sr3.evaluate.enlarge
+
+    def four_seconds_an_image(self, low, *arguments):
+        now[0] += 4 * len(low)
+        yield from stream(self, low, *arguments)
+
+    def one_second(low, size):
+        now[0] += 1
+        return real(low, size)
+
+    monkeypatch.setattr("sr3.evaluate.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("sr3.evaluate.enlarge", one_second)
+    monkeypatch.setattr(SuperResolver, "stream_batch", four_seconds_an_image)
+    progress, rows = collect(model, domain, batch=2)  # five images, in three batches
+    assert progress[-1].network_seconds == 4 * 5 * 2, "as regression and as itself"
+    assert progress[-1].seconds == 4 * 5 * 2 + 3
+    assert follow(iter(progress), "measuring") == rows
+    assert capsys.readouterr().err.endswith("93% of the time in the network\n")
 
 
 def test_it_can_be_abandoned(model, domain):

@@ -226,19 +226,43 @@ def test_outliers_are_cut_and_the_index_is_the_logarithm():
         srga.index(features[:1], features)
 
 
-def test_two_halves_of_a_domain_are_nearer_than_another_domain():
-    """Features of a spiky domain and of a flatter one; the choice of the halves is drawn anew."""
-    generator = np.random.default_rng(0)
-    mixing = generator.normal(size=(400, 400))
-    one = stats.gennorm.rvs(0.7, size=(160, 400), random_state=1) @ mixing
-    other = 1.5 * stats.gennorm.rvs(3, size=(80, 400), random_state=2) @ mixing
+def domains_of(count, mixing):
+    """Features of a spiky domain, twice as many, and of a flatter one."""
+    values = mixing.shape[0]
+    one = stats.gennorm.rvs(0.7, size=(2 * count, values), random_state=1) @ mixing
+    return one, 1.5 * stats.gennorm.rvs(3, size=(count, values), random_state=2) @ mixing
+
+
+def halves_and_across(count, mixing, splits=5):
+    """The mean index between halves, and between a half and the other domain."""
+    one, other = domains_of(count, mixing)
     halves, across = [], []
-    for split in range(5):
-        order = np.random.default_rng(split).permutation(160)
-        halves.append(srga.index(one[order[:80]], one[order[80:]]))
-        across.append(srga.index(one[order[:80]], other))
-    assert max(halves) < min(across) - 1
-    assert np.mean(halves) < 0.5 * np.mean(across)
+    for split in range(splits):
+        order = np.random.default_rng(split).permutation(2 * count)
+        halves.append(srga.index(one[order[:count]], one[order[count:]]))
+        across.append(srga.index(one[order[:count]], other))
+    return np.array(halves), np.array(across)
+
+
+def test_two_halves_of_a_domain_are_nearer_than_another_domain():
+    mixing = np.random.default_rng(0).normal(size=(400, 400))
+    halves, across = halves_and_across(80, mixing)
+    assert halves.max() < across.min() - 1
+    assert halves.mean() < 0.5 * across.mean()
+
+
+def test_between_two_halves_it_is_near_0_with_enough_images():
+    """Where many components share the variance a few hundred images are enough."""
+    halves, across = halves_and_across(300, np.eye(600))
+    assert halves.mean() < 0.8 and halves.max() < 1 and across.min() > 5
+
+
+def test_what_two_halves_give_falls_with_the_images_and_a_difference_stays():
+    """With few strong components, as a network's features have them, the floor is high."""
+    mixing = np.eye(400) * 0.97 ** np.arange(400)
+    (few, far), (many, still_far) = (halves_and_across(count, mixing) for count in (20, 160))
+    assert few.mean() > 2 and many.mean() < few.mean() - 1
+    assert min(far.min(), still_far.min()) > 4
 
 
 def test_the_index_rows_are_the_index_of_the_features(parent, smooth, busy):

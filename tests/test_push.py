@@ -66,6 +66,34 @@ def row(digest: str, value: float, **changes) -> dict:
     } | changes  # fmt: skip
 
 
+def test_a_card_says_what_the_table_holds_of_its_hash(folder, tmp_path):
+    digest = weights_hash(folder)
+    blank = "## Measured\n\n| | |\n|---|---|\n| All | unmeasured |\n\n"
+    partly = (
+        "## Measured on validation images\n\n| | |\n|---|---|\n| a | 2 |\n| b | unmeasured |\n\n"
+    )
+    card = f"---\nlicense: other\n---\n\n# Tiny\n\n{blank}{partly}## Licence\n\nFree.\n"
+    (folder / "README.md").write_text(card)
+    results.append([row("f" * 64, 9.0)], tmp_path / "table")
+    words = ("checkpoints", "cards", str(folder), "--folder", str(tmp_path / "table"))
+    assert call(*words).exit_code == 0
+    assert (folder / "README.md").read_text() == card, "nothing of this hash"
+    results.append([row(digest, 20.0), row(digest, 30.0, image="b")], tmp_path / "table")
+    assert call(*words).exit_code == 0 and weights_hash(folder) == digest
+    filled = (folder / "README.md").read_text()
+    assert filled.startswith("---\nlicense: other\n---\n\n# Tiny") and blank not in filled
+    assert partly in filled and filled.endswith("## Licence\n\nFree.\n")
+    assert "| anime | PSNR (dB) ↑ | 25.0000 |" in filled and "9.0000" not in filled
+    results.append([row(digest, 40.0)], tmp_path / "table")
+    assert "filled in" in call(*words).stderr and "nothing new" in call(*words).stderr
+    again = (folder / "README.md").read_text()
+    assert again == filled.replace("25.0000", "35.0000").replace(
+        "20.0000 to 30.0000", "30.0000 to 40.0000")  # fmt: skip
+    own = card.replace(blank, "## Measured on test images\n\nBy hand.\n\n")
+    (folder / "README.md").write_text(own)
+    assert call(*words).exit_code == 0 and (folder / "README.md").read_text() == own
+
+
 def images(name: str) -> np.ndarray:
     return sr3.load(name, "cpu").upscale([GREY], steps=2).images
 
