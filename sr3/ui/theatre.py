@@ -74,8 +74,7 @@ def status(found: Group | None, live: bool, ready: str, done: str) -> tuple[str,
         return ready, ""
     if not live:
         ended = "Failed" if found.failure else "Stopped" if found.early else ""
-        said = f"{ended}{found.early.removeprefix(', stopped early')}; what was there is kept."
-        said = said if ended else done
+        said = f"{ended}; what was there is kept." if ended else done
         return said, f"{found.seconds:.1f} s"
     lefts = [job.seconds_left for job in found.jobs.values()]
     left = max((each for each in lefts if each is not None), default=0.0)
