@@ -59,16 +59,17 @@ def list_checkpoints(as_json: Json = False) -> None:
 
 @checkpoints.command("show")
 def show_checkpoint(
-    name: Annotated[str, typer.Argument(help="A registered name or a checkpoint folder.")],
+    name: Annotated[str, typer.Argument(help="A registered name, a folder or a public file.")],
     as_json: Json = False,
 ) -> None:
     """One checkpoint: where it is, its hash, settings and card."""
-    from sr3.checkpoints import CARD, find_checkpoint, read_settings, registry, weights_hash
+    from sr3.checkpoints import CARD, find_checkpoint, hash_of, read_config, read_settings, registry
     from sr3.combine import Recipe
     from sr3.config import to_dict
 
     path = find_checkpoint(name)
-    settings, digest = read_settings(path), weights_hash(path)
+    settings = read_settings(path) if path.is_dir() else read_config(path)
+    digest = hash_of(path)
     values = settings.to_json() if isinstance(settings, Recipe) else to_dict(settings)
     if as_json:
         entry = registry().get(name)

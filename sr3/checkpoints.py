@@ -446,11 +446,12 @@ def save_checkpoint(
         os.replace(partial, path)
         shutil.rmtree(before, ignore_errors=True)
     except (OSError, SafetensorError) as error:  # the latter: a disk that fills up half-way
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CheckpointError(f"{path} cannot be written: {reason}.") from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
         if before.exists() and not path.exists():
             before.rename(path)
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise CheckpointError(f"{path} cannot be written: {reason}.") from error
 
 
 def _as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -58,6 +58,9 @@ Steps = Annotated[int | None, typer.Option(help="Network evaluations an image.")
 Start = Annotated[int | None, typer.Option(help="First time step; the last one: pure noise.")]
 Spacing = Annotated[str | None, typer.Option(help="uniform, log_snr or karras.")]
 Eta = Annotated[float | None, typer.Option(help="Noise added on the way (ddim).")]
+Clamp = Annotated[
+    bool | None, typer.Option("--clamp/--no-clamp", help="Hold the clean estimate in [-1, 1].")
+]
 Consistency = Annotated[
     bool | None, typer.Option("--consistency/--no-consistency", help="Reduce to the exact input.")
 ]
@@ -95,6 +98,7 @@ def upscale(
     start: Start = None,
     spacing: Spacing = None,
     eta: Eta = None,
+    clamp: Clamp = None,
     consistency: Consistency = None,
     seed: Seed = 0,
     samples: Annotated[int, typer.Option(help="Results an image: NAME-0.png, ...")] = 1,
@@ -102,6 +106,9 @@ def upscale(
     align: Annotated[
         bool, typer.Option("--align/--no-align", help="Find the face and crop it as FFHQ.")
     ] = True,
+    face: Annotated[
+        int, typer.Option(min=1, help="Of several faces: 1 the largest, 2 the next, ...")
+    ] = 1,
     low_res: Annotated[
         bool, typer.Option("--low-res", help="The images are 16x16 inputs themselves.")
     ] = False,
@@ -117,7 +124,7 @@ def upscale(
 
     changes: dict[str, Any] = {
         "sampler": sampler, "steps": steps, "start": start, "spacing": spacing, "eta": eta,
-        "consistency": consistency,
+        "clamp": clamp, "consistency": consistency,
     }  # fmt: skip
     model, scorer = load(checkpoint, device), Scorer.load()
     settings = model.settings(**changes)
@@ -125,18 +132,20 @@ def upscale(
     if scorer.lpips_reason:
         say(scorer.lpips_reason)
     rows, failed = [], 0
-    for record in upscale_files(
-        model, images, out, seed=seed, samples=samples, align=align, low_res=low_res,
-        scorer=scorer, **changes,
-    ):  # fmt: skip
-        if isinstance(record, Failed):
-            say(f"Error: {record.error}")
-            failed += 1
-        else:
-            say(f"{record.source} -> {record.output}: {record.note}")
-            rows.append(json_row(record, checkpoint, settings.sampler, settings.steps, seed))
-    if as_json:
-        print_json(rows)
+    try:
+        for record in upscale_files(
+            model, images, out, seed=seed, samples=samples, align=align, face=face,
+            low_res=low_res, scorer=scorer, **changes,
+        ):  # fmt: skip
+            if isinstance(record, Failed):
+                say(f"Error: {record.error}")
+                failed += 1
+            else:
+                say(f"{record.source} -> {record.output}: {record.note}")
+                rows.append(json_row(record, checkpoint, settings.sampler, settings.steps, seed))
+    finally:  # what was written is told, also where the next one cannot be
+        if as_json:
+            print_json(rows)
     if failed:
         raise typer.Exit(2)
 
@@ -155,6 +164,7 @@ def evaluate(
     start: Start = None,
     spacing: Spacing = None,
     eta: Eta = None,
+    clamp: Clamp = None,
     consistency: Consistency = None,
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(help="Images a forward pass.")] = 8,
@@ -175,8 +185,9 @@ def evaluate(
 
     changes: dict[str, Any] = {
         "sampler": sampler, "steps": steps, "start": start, "spacing": spacing, "eta": eta,
-        "consistency": consistency,
+        "clamp": clamp, "consistency": consistency,
     }  # fmt: skip
+    results.check_place(out)
     domains = [load_domain(name) for name in domain]
     hashes = [hash_of(find_checkpoint(name)) for name in checkpoint]
     scorer = Scorer.load()
@@ -269,6 +280,7 @@ def gap(
     from sr3.pipeline import load
     from sr3.tuning import parse_steps
 
+    results.check_place(out)
     domains = [load_domain(name) for name in domain]
     settings = GapSettings(parse_steps(times), split_named(split), images, draws, seed, batch, srga)
     rows: list[dict[str, Any]] = []

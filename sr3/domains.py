@@ -5,9 +5,10 @@ order of a folder moves it; byte-identical images count once, so no image is in 
 subset of n images is the first n of one seeded shuffle, so that the 16 images of "16" are among
 the 64 of "64"; `Domain.sha256` identifies the whole list.
 
-A domain is read from a folder, a zip, a folder in the public SR3 layout (its `hr_*` images) or an
-LMDB of that layout, or a Hub data set at a full commit (Parquet with a column of images).
-Well-known ones are named in `checkpoints/domains.toml`.
+A domain is read from a folder or a zip, also in the public SR3 layout (of which the `hr_SIZE`
+images are taken), an LMDB of that layout, or a Hub data set at a full commit (Parquet with a column
+of images). What is hidden (dot-names, `__MACOSX`) is no image. Pixels come by `sr3.images.decode`,
+as a stranger's do. Well-known domains are named in `checkpoints/domains.toml`.
 """
 
 from __future__ import annotations
@@ -16,29 +17,27 @@ import hashlib
 import io
 import logging
 import os
+import re
 import tomllib
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from sr3.errors import DomainError
+from sr3.errors import DomainError, ImageError
 from sr3.hub_images import IMAGE_COLUMN, fetch_images, images_here, parquet_images
-from sr3.images import Pixels, resize
+from sr3.images import Pixels, decode, resize
 from sr3.pins import PREFIX, Progress, parse_pin
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("test", "validation", "train")  # who keeps an image that two claim
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-# Pillow reports a broken PNG in one of several ways.
-_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
 _log = logging.getLogger("sr3.pull")  # downloads that a name asks for; the command line shows them
 REGISTRY = Path(__file__).parent.parent / "checkpoints" / "domains.toml"
 
@@ -108,11 +107,12 @@ def load_pixels(entries: tuple[Entry, ...], size: int = 128) -> Pixels:
 
 
 def _pixels(entry: Entry, size: int) -> Pixels:
+    stream = io.BytesIO(entry.read())
+    stream.name = entry.name  # what a message calls it
     try:
-        with Image.open(io.BytesIO(entry.read())) as opened:
-            image = np.asarray(opened.convert("RGB"))
-    except _UNREADABLE as error:
-        raise DomainError(f"{entry.name} cannot be read as an image: remove or mend it.") from error
+        image = np.asarray(decode(stream))
+    except ImageError as error:
+        raise DomainError(f"An image of the domain cannot be used: {error}") from error
     height, width, _ = image.shape
     if height != width or height < size:
         raise DomainError(
@@ -248,15 +248,11 @@ def _sources(path: Path, column: str = IMAGE_COLUMN) -> Iterator[tuple[str, Call
     elif path.is_dir() and any(path.rglob("*.parquet")):
         yield from parquet_images(path, column)
     elif path.is_dir():
-        layout = sorted(path.glob("hr_*"))  # the public SR3 layout: hr_128/ lr_16/ sr_16_128/
-        root = layout[0] if layout and layout[0].is_dir() else path
-        for file in sorted(root.rglob("*")):
-            if file.suffix.lower() in SUFFIXES and file.is_file():
-                yield str(file.relative_to(root)), file.read_bytes
+        for place, name in _images_among(f.relative_to(path).as_posix() for f in _files(path)):
+            yield name, (path / place).read_bytes
     elif zipfile.is_zipfile(path):
-        for member in sorted(zipfile.ZipFile(path).namelist()):
-            if Path(member).suffix.lower() in SUFFIXES:
-                yield member, _zip_reader(path, member)
+        for member, name in _images_among(_members(path)):
+            yield name, _zip_reader(path, member)
     else:
         raise DomainError(
             f"There is no domain at {path}: expected a folder, a zip or an LMDB of face images, "
@@ -264,12 +260,42 @@ def _sources(path: Path, column: str = IMAGE_COLUMN) -> Iterator[tuple[str, Call
         )
 
 
+def _files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.rglob("*")) if file.suffix and file.is_file()]
+
+
+def _images_among(places: Iterable[str]) -> list[tuple[str, str]]:
+    """(place, name) of the images among paths with `/`, in their order.
+
+    Of the public SR3 layout (hr_128/ lr_16/ sr_16_128/, at any depth) those in the first hr_SIZE
+    folder are taken, and named from there.
+    """
+    images = [
+        place
+        for place in places
+        if PurePosixPath(place).suffix.lower() in SUFFIXES
+        and not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(place).parts)
+    ]
+    layouts = [found[0] for place in images if (found := re.match(r"(?:.*?/)??hr_\d+/", place))]
+    root = min(layouts, default="")
+    return [(place, place.removeprefix(root)) for place in images if place.startswith(root)]
+
+
+def _members(path: Path) -> list[str]:
+    """The files in a zip, sorted. Raises DomainError where its directory is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sorted(entry.filename for entry in archive.infolist() if not entry.is_dir())
+    except Exception as error:  # zipfile raises nearly anything on a damaged file
+        raise DomainError(f"The zip {path} is damaged ({error}): copy it again.") from error
+
+
 def _zip_reader(path: Path, member: str) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             with zipfile.ZipFile(path) as archive:
                 return archive.read(member)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+        except Exception as error:
             raise DomainError(f"{member} in {path} cannot be read ({error}): mend it.") from error
 
     return read
@@ -279,21 +305,41 @@ def _zip_reader(path: Path, member: str) -> Callable[[], bytes]:
 def _lmdb_environment(path: Path) -> Any:
     import lmdb  # only those who bring an LMDB pay for it
 
-    return lmdb.open(str(path), readonly=True, lock=False)
+    environment = lmdb.open(str(path), readonly=True, lock=False)
+    size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if (path / "data.mdb").stat().st_size < size:  # reading past its end would kill the process
+        environment.close()
+        raise ValueError("it is cut short")
+    return environment
+
+
+@contextmanager
+def _lmdb_damage(path: Path) -> Iterator[None]:
+    """What a damaged LMDB raises, as DomainError."""
+    import lmdb
+
+    try:
+        yield
+    except (lmdb.Error, ValueError) as error:
+        raise DomainError(f"The LMDB {path} is damaged ({error}): copy it again.") from error
 
 
 def _lmdb_sources(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Keys `hr_SIZE_00000` of an LMDB in the public layout."""
-    environment = _lmdb_environment(path.resolve())
 
     def reader(key: bytes) -> Callable[[], bytes]:
         def read() -> bytes:
-            with environment.begin() as transaction:
-                return bytes(transaction.get(key))
+            with _lmdb_damage(path), environment.begin() as transaction:
+                if (value := transaction.get(key)) is None:
+                    raise ValueError(f"{key!r} is listed but not there")
+                return bytes(value)
 
         return read
 
-    with environment.begin() as transaction:
-        keys = [bytes(key) for key, _ in transaction.cursor() if bytes(key).startswith(b"hr_")]
-    for key in keys:
-        yield key.decode(), reader(key)
+    with _lmdb_damage(path):
+        environment = _lmdb_environment(path.resolve())
+        with environment.begin() as transaction:
+            found = [bytes(key) for key, _ in transaction.cursor()]
+        keys = {key.decode(): key for key in found if key.startswith(b"hr_")}
+    for name, key in keys.items():
+        yield name, reader(key)

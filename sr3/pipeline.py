@@ -111,8 +111,10 @@ class SuperResolver(Pretrained):
         """The denoiser contract in float32: the unclamped clean estimate x0.
 
         `x_t` and `condition` (batch, 3, h, w) in [-1, 1] units, `noise_level` (batch,) =
-        sqrt(alpha_bar) in (0, 1] -> (batch, 3, h, w) float32 on the network's device.
+        sqrt(alpha_bar) in (0, 1] -> (batch, 3, h, w) float32 on the network's device. Raises
+        ConfigError for other levels or shapes.
         """
+        _check_question(x_t, condition, noise_level)
         device = self.device.device
         exact = Denoiser(self.network, self.config)
         return exact(x_t.to(device), condition.to(device), noise_level.to(device))
@@ -305,6 +307,25 @@ class SuperResolver(Pretrained):
     ) -> Tensor:
         *_, last = self.stream_batch(low_res, seeds, settings)
         return last.x0
+
+
+def _check_question(x_t: Tensor, condition: Tensor, noise_level: Tensor) -> None:
+    """Raise ConfigError unless a denoiser can answer: see `SuperResolver.denoise`."""
+    if x_t.ndim != 4 or x_t.shape[1] != 3 or condition.shape != x_t.shape:
+        raise ConfigError(
+            "x_t and condition must have one shape (batch, 3, h, w); got "
+            f"{tuple(x_t.shape)} and {tuple(condition.shape)}."
+        )
+    if noise_level.shape != x_t.shape[:1]:
+        raise ConfigError(
+            f"noise_level must hold one level an image, ({len(x_t)},); got shape "
+            f"{tuple(noise_level.shape)}."
+        )
+    if not bool(((noise_level > 0) & (noise_level <= 1)).all()):
+        raise ConfigError(
+            "noise_level is sqrt(alpha_bar), above 0 (noise alone) and at most 1 (clean); got "
+            f"{', '.join(f'{level:g}' for level in noise_level.tolist()[:8])}."
+        )
 
 
 def load(name: str | Path, device: str = "auto") -> SuperResolver:

@@ -16,7 +16,7 @@ from torch import Tensor
 from sr3.config import ModelConfig
 from sr3.errors import CheckpointError
 from sr3.presets import MODELS
-from sr3.unet import UNet, with_weights
+from sr3.unet import UNet, check_fit, with_weights
 
 # Our names -> the public checkpoints' names, in order; each is one `re.sub`.
 PUBLIC_NAMES = (
@@ -47,7 +47,7 @@ def load_public(path: Path) -> tuple[ModelConfig, UNet]:
     """A public `*_gen.pth` (16 -> 128 or 64 -> 512) as config and network.
 
     The file is a state dict; code in it is refused, its schedule buffers are ignored. Raises
-    CheckpointError in one sentence for anything else.
+    CheckpointError in one sentence for anything else, which names tensors as the file does.
     """
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -74,9 +74,21 @@ def load_public(path: Path) -> tuple[ModelConfig, UNet]:
         )
     config = _public_config(theirs)
     with torch.device("meta"):
-        names = {public_name(name): name for name in UNet(config.network).state_dict()}
-    weights = {names.get(name, name): tensor for name, tensor in theirs.items()}
+        ours = UNet(config.network).state_dict()
+    check_fit({public_name(name): tensor for name, tensor in ours.items()}, theirs, str(path))
+    _check_numbers(theirs, str(path))
+    # Copies, since tensors of a file may share memory, which safetensors does not write.
+    weights = {name: theirs[public_name(name)].to(torch.float32, copy=True) for name in ours}
     return config, with_weights(config.network, weights, str(path))
+
+
+def _check_numbers(weights: Mapping[str, Tensor], what: str) -> None:
+    for name, tensor in weights.items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"{what} cannot be used, since {name} holds NaN or infinite numbers: fetch or "
+                "train it again."
+            )
 
 
 def _public_config(theirs: Mapping[str, Tensor]) -> ModelConfig:

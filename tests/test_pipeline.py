@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import weakref
 from pathlib import Path
 
@@ -202,6 +203,24 @@ def test_denoise_keeps_its_contract(resolver, enabled):
     for k in range(3):
         alone = resolver.denoise(x_t[k : k + 1], condition[k : k + 1], level[k : k + 1])
         assert float((alone - together[k : k + 1]).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("level", "told"),
+    [([0.0, 0.5], "got 0, 0.5"), ([1.5, 0.5], "at most 1"), ([math.nan, 0.5], "got nan"),
+     ([0.5], r"\(2,\); got shape \(1,\)"), ([[0.5, 0.5]], "one level an image")],
+)  # fmt: skip
+def test_denoise_refuses_levels_that_are_none(resolver, level, told):
+    x_t = torch.zeros(2, 3, 128, 128)
+    with pytest.raises(ConfigError, match=told):
+        resolver.denoise(x_t, x_t, torch.tensor(level))
+
+
+def test_denoise_refuses_a_condition_of_another_shape(resolver):
+    with pytest.raises(ConfigError, match="one shape"):
+        resolver.denoise(
+            torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 16, 16), torch.tensor([0.5])
+        )
 
 
 def test_denoise_does_not_clamp(resolver):

@@ -8,7 +8,9 @@ taken from `sr3`, so that a wrong table there cannot agree with itself.
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
+import json
 import math
 import pickle
 from dataclasses import dataclass
@@ -19,8 +21,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typer.testing import CliRunner
 
 from sr3.checkpoints import load_checkpoint
+from sr3.cli import app
 from sr3.errors import CheckpointError
 from sr3.presets import MODELS
 from sr3.public_format import load_public
@@ -276,7 +280,7 @@ def test_the_16_to_128_network_computes_the_public_formulas(tmp_path):
     expected = Reference(weights, SMALL)(condition, noisy, level)
     levels_matter = Reference(weights, SMALL)(condition[:1], noisy[:1], level[1:])
     assert relative_error(levels_matter, expected[:1]) > 1e-3
-    assert relative_error(network(condition, noisy, level), expected) < 1e-4
+    assert relative_error(network(condition, noisy, level), expected) < 1e-5
     found = network.double()(condition.double(), noisy.double(), level.double())
     assert relative_error(found, expected) < 1e-10
 
@@ -288,7 +292,9 @@ def test_the_64_to_512_network_computes_the_public_formulas(tmp_path):
     assert config == MODELS["sr3-64-512"]
     condition, noisy, level = inputs(1)
     expected = Reference(weights, LARGE)(condition, noisy, level)
-    assert relative_error(network(condition, noisy, level), expected) < 1e-4
+    assert relative_error(network(condition, noisy, level), expected) < 1e-5
+    found = network.double()(condition.double(), noisy.double(), level.double())
+    assert relative_error(found, expected) < 1e-10
 
 
 def test_a_file_is_a_checkpoint_like_a_folder(tmp_path):
@@ -328,7 +334,8 @@ def test_the_unconditional_model_is_refused(tmp_path):
 def test_a_missing_tensor_is_refused(tmp_path, plan, name):
     weights = zeros(plan)
     del weights[f"denoise_fn.{name}"]
-    assert "1 missing, 0 too many" in refusal(save(tmp_path / "x_gen.pth", weights))
+    message = refusal(save(tmp_path / "x_gen.pth", weights))
+    assert "1 missing, 0 too many" in message and f"denoise_fn.{name} " in message
 
 
 def test_a_missing_attention_is_not_taken_for_the_other_network(tmp_path):
@@ -357,7 +364,37 @@ def test_a_tensor_too_many_is_refused(tmp_path, name):
 def test_a_wrong_shape_is_refused(tmp_path, name, shape):
     weights = zeros(SMALL) | {f"denoise_fn.{name}": torch.zeros(1).expand(shape)}
     message = refusal(save(tmp_path / "x_gen.pth", weights))
-    assert str(shape) in message and "expected" in message
+    assert str(shape) in message and "expected" in message and f"denoise_fn.{name} " in message
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_none_are_refused(tmp_path, value):
+    name = "denoise_fn.mid.1.res_block.block1.block.0.bias"
+    weights = zeros(SMALL)
+    weights[name] = weights[name].clone()
+    weights[name][7] = value
+    assert f"{name} holds NaN or infinite" in refusal(save(tmp_path / "x_gen.pth", weights))
+
+
+# ------------------------------------------------------------------------------------- importing
+def test_an_imported_file_is_a_checkpoint_with_equal_tensors(tmp_path):
+    weights = state_dict(SMALL)  # windows on one buffer: tensors that share memory
+    file, out = save(tmp_path / "I640000_E37_gen.pth", weights), tmp_path / "imported"
+    assert call("import", file, "--out", out).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+    assert "loads" in call("verify", out).stdout
+    config, network = load_checkpoint(out)
+    assert config == MODELS["sr3-16-128"]
+    found, direct = network.state_dict(), load_public(file)[1].state_dict()
+    assert len(found) == SMALL.tensors and found.keys() == direct.keys()
+    assert all(torch.equal(tensor, direct[name]) for name, tensor in found.items())
+    shown = json.loads(call("show", file, "--json").stdout)
+    assert shown["config"]["network"]["low_res"] == 16
+    assert shown["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def call(*words: object) -> Any:
+    return CliRunner().invoke(app, ["checkpoints", *map(str, words)])
 
 
 class Trap:
