@@ -46,10 +46,14 @@ def main() -> None:
 
 def write_readme(file: Path, measured: dict[str, Any] | None) -> None:
     """Put the block of a run between the marks."""
-    text = file.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    file.write_text(before + BEGIN + block(measured) + END + after, encoding="utf-8")
+    put_between(file, BEGIN, END, block(measured))
+
+
+def put_between(file: Path, begin: str, end: str, made: str) -> None:
+    """Put a text between two marks of a file, which it has once."""
+    before, rest = file.read_text(encoding="utf-8").split(begin)
+    _, after = rest.split(end)
+    file.write_text(before + begin + made + end + after, encoding="utf-8")
 
 
 def block(measured: dict[str, Any] | None) -> str:

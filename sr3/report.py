@@ -28,7 +28,8 @@ LIMITS = (
     "A resolved face is one plausible face that fits its input, not the face that was "
     "photographed: never use it to recognise a person.",
     "Intervals tell of the images and of the seeds that were drawn, not of other domains, "
-    "networks or ways of sampling; where one seed was run, nothing of seeds is known.",
+    "networks or ways of sampling; where one seed was run, nothing of seeds is known, and where "
+    "two or three were, a bootstrap over so few is narrower than the truth.",
     "A gain in PSNR may be blur and a gain in LPIPS invention: read the three metrics together.",
 )
 # A figure is drawn while its row is still being read, when there seems to be room for it alone.

@@ -48,9 +48,8 @@ def _tell(subject: Subject, rows: pd.DataFrame) -> None:
     offered = {entry.sha256: entry for entry in registry().values() if entry.sha256}
     for row in known.to_dict("records"):
         entry = offered.get(row["checkpoint_hash"])
-        where = (
-            "not kept; the study makes it again" if entry is None else f"in the app: {entry.title}"
-        )
+        again = "; the study makes it again" if Cell.parse(row["checkpoint"]) else ""
+        where = f"not kept{again}" if entry is None else f"in the app: {entry.title}"
         small_print(f"`{row['checkpoint']}`, weights {row['checkpoint_hash'][:12]}, {where}.")
 
 
