@@ -65,13 +65,15 @@ class Engine:
         max_seconds: float = 300.0,
         stall: float = 600.0,
         clock: Callable[[], float] = time.perf_counter,
+        rest: Callable[[], None] = lambda: None,
     ) -> None:
         """Bounds: jobs a forward, jobs in all, jobs a visitor, network seconds a job (its shares
         of the ticks), and the seconds after which a tick is taken to hang while it is not known
-        how long they last (`Pace.patience`). `clock` times the forwards."""
+        how long they last (`Pace.patience`). `clock` times the forwards; `rest` is called by the
+        worker each time that the last job has gone."""
         self.max_batch, self.max_waiting = max_batch, max_waiting
         self.max_per_visitor, self.max_seconds = max_per_visitor, max_seconds
-        self.stall, self._clock = stall, clock
+        self.stall, self._clock, self._rest = stall, clock, rest
         self.ticks = self.restarts = 0
         self.notice: str | None = None  # what the watchdog last did
         self._jobs: list[Job] = []
@@ -196,6 +198,8 @@ class Engine:
     def _work(self, shift: Shift[Job]) -> None:
         while self._next(shift):
             self._serve(shift)
+            if not self._jobs:
+                self._rest()
 
     def _next(self, shift: Shift[Job]) -> bool:
         """Wait for jobs and take those of the next tick in hand; False when it is time to go."""

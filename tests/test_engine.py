@@ -479,6 +479,18 @@ def test_a_job_that_waits_is_cancelled_too(engine):
     assert second.newest is None and second.seconds < 20
 
 
+def test_the_worker_is_told_when_the_last_job_has_gone():
+    rests, shared = [], resolver()
+    engine = Engine(rest=lambda: rests.append(engine.ticks))
+    try:
+        jobs = [engine.submit(shared, GREY, steps(count)) for count in (60, 2)]
+        assert finished(*jobs) == ["done"] * 2
+        engine.close()
+    finally:
+        engine.close()
+    assert rests == [engine.ticks], "after the longer one alone"
+
+
 def test_closing_ends_every_job_and_thread():
     before = threading.active_count()
     engine = Engine()

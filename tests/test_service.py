@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,31 @@ def test_drawing_stops_when_the_visitor_leaves(tiny, monkeypatch):
         service.draw(tiny, LOW)
     assert service.engine()._jobs == [] or all(job._cancelled for job in service.engine()._jobs)
     assert service.engine().ticks <= 2
+
+
+def test_free_memory_goes_back_now_and_then(monkeypatch):
+    times, trims = [100.0], []
+    monkeypatch.setattr(service.time, "monotonic", lambda: times[-1])
+    tidy = service.Tidy()
+    tidy._trim = trims.append
+    for seconds in (101.0, 159.0, 160.0, 161.0, 220.5):
+        times.append(seconds)
+        tidy.now_and_then()
+    assert len(trims) == 2, "a minute after the start, and a minute after that"
+
+
+@pytest.mark.skipif(service.Tidy()._trim is None, reason="glibc's allocator alone keeps it")
+def test_what_holes_keep_is_given_back(monkeypatch):
+    tidy = service.Tidy()
+    monkeypatch.setattr(service.Tidy, "PAUSE", 0.0)
+    small = [bytearray(50_000) for _ in range(2000)]  # 100 MB, in the heap
+    small = small[::40]  # most is free, and what is left holds the heap where it is
+    before = resident()
+    tidy.now_and_then()
+    assert before - resident() > 50 and len(small) == 50
+
+
+def resident() -> float:
+    """This process's memory in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
