@@ -10,6 +10,7 @@ from collections.abc import Mapping
 NON_COMMERCIAL = (
     "Weights for non-commercial research only, as the data they were trained on demands."
 )
+CHANGE_ALONE = "the change alone is stored, and is added to the parent on loading."
 _HEADER = """\
 ---
 license: other

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from sr3.batches import REPLAYED, Epochs, Replay
-from sr3.cards import NON_COMMERCIAL, make_card
+from sr3.cards import CHANGE_ALONE, NON_COMMERCIAL, make_card
 from sr3.checkpoints import find_checkpoint, load_whole, save_checkpoint
 from sr3.combine import add_delta, difference
 from sr3.devices import exact, pick_device
@@ -188,8 +188,8 @@ class FinetuneRun:
         }
         name = Path(parent.name).name
         summary = (
-            f"{name}, fine-tuned on {len(plan.entries)} images of {plan.domain.title}: the "
-            "change alone is stored, and is added to the parent on loading."
+            f"{name}, fine-tuned on {len(plan.entries)} images of {plan.domain.title}: "
+            f"{CHANGE_ALONE}"
         )
         title = f"SR3 Lab: {name} on {plan.domain.name}"
         return make_card(title, summary, sections, NON_COMMERCIAL)

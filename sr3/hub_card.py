@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from sr3.cards import NON_COMMERCIAL, make_card
+from sr3.cards import CHANGE_ALONE, NON_COMMERCIAL, make_card
 from sr3.combine import UNIT, Recipe
 from sr3.config import ModelConfig
 from sr3.domains import registered
@@ -72,6 +72,8 @@ def hub_card(
     measurements (of which this checkpoint's count), `base_models` its parents on the Hub."""
     if not card.strip():
         card = make_card(repo.split("/")[-1], "A checkpoint of SR3 Lab.", {}, NON_COMMERCIAL)
+    if isinstance(settings, ModelConfig):  # what was a change is put together
+        card = card.replace(CHANGE_ALONE, "the change is added to the parent, the whole is stored.")
     header, body = _split(card)
     known = {name: header.pop(name) for name in (INDEXED, "metrics") if name in header}
     kind = settings.kind if isinstance(settings, Recipe) else None

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import sr3
 from sr3 import checkpoints, domains, pretrained, results
+from sr3.cards import CHANGE_ALONE
 from sr3.checkpoints import COLOURS, as_parent, save_checkpoint, weight_files, weights_hash
 from sr3.cli import app
 from sr3.combine import Recipe, difference
@@ -38,6 +39,7 @@ from tests.test_hub import drain, folder, server  # noqa: F401
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 GREY = np.full((16, 16, 3), 128, np.uint8)
 REPO = "lab/pushed"
+CARD = f"# Tuned\n\ntiny, fine-tuned: {CHANGE_ALONE}\n\n| `rank` | 4 |\n"
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def delta(folder, tmp_path):
     tuned = {name: value + 0.01 * torch.randn_like(value) for name, value in parent.items()}
     out = tmp_path / "tuned"
     recipe = Recipe("delta", (as_parent(str(folder), out),), model=MODELS["tiny"])
-    save_checkpoint(out, recipe, difference(parent, tuned), "# Tuned\n\n| `rank` | 4 |\n")
+    save_checkpoint(out, recipe, difference(parent, tuned), CARD)
     return out
 
 
@@ -132,6 +134,8 @@ def test_a_change_comes_back_beside_its_registered_parent(
 def test_put_together_it_needs_no_parent(account, folder, delta, tmp_path):
     pin = push_checkpoint(str(delta), REPO, whole=True, metrics=tmp_path / "none")
     assert "model.safetensors" in account.files(REPO)
+    card = account.files(REPO)["README.md"].decode()
+    assert "the whole is stored" in card and CHANGE_ALONE not in card
     drain(pull(str(pin)))
     expected = images(str(delta))
     folder.rename(tmp_path / "gone")
