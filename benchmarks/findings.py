@@ -79,7 +79,8 @@ def _levels(story: Story) -> list[str]:
         row, base = view.loc[(domain, ours)], view.loc[(domain, theirs)]
         told.append(
             f"{METRICS[METRIC].title} on {domain}: {row['mean']:.3f} (95% interval "
-            f"{row['low']:.3f} to {row['high']:.3f}, n = {row['n']}), {base['mean']:.3f} of {theirs}."
+            f"{row['low']:.3f} to {row['high']:.3f}, n = {row['n']}), "
+            f"{base['mean']:.3f} of {theirs}."
         )
     return told
 

@@ -225,7 +225,8 @@ def of_plans(cells: dict[str, Cell], rows: pd.DataFrame) -> dict[str, Cell]:
     titles: dict[str, int] = {}
     began: dict[int, int] = {}  # the place at which the first, second, ... plan began
     for place, name in enumerate(order):
-        number = titles[title] = titles.get(title := cells[name].title, -1) + 1
+        title = cells[name].title
+        number = titles[title] = titles.get(title, -1) + 1
         began.setdefault(number, place)
     plans: dict[str, Cell] = {}
     newest: dict[Cell, str] = {}

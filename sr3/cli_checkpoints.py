@@ -152,8 +152,8 @@ def fill_cards(
     """Write what the table of measurements holds of each checkpoint into its card."""
     from sr3 import results
     from sr3.checkpoints import CARD, ROOT, find_checkpoint, registry, weights_hash
+    from sr3.files import write_text
     from sr3.hub_card import filled_card
-    from sr3.run_folder import write_text
 
     table = results.read(folder or ROOT / "metrics")
     here = [entry.name for entry in registry().values() if entry.available and entry.pin is None]

@@ -163,7 +163,7 @@ def _cascade() -> Any:
     from skimage.data import lbp_frontal_face_cascade_filename
     from skimage.feature import Cascade
 
-    return Cascade(lbp_frontal_face_cascade_filename())
+    return Cascade(lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
 
 
 def _detect(rgb: Image.Image) -> list[Face] | None:

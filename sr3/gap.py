@@ -224,13 +224,13 @@ def along_chain(
     times = {name: found[1] for name, found in parsed.items() if found and found[0] == measure}
     rows = table[table["metric"].isin(times)]
     sides = [_one_setting(rows, each).rename(columns=times) for each in (reference, domain)]
-    both = sorted(set(sides[0]) & set(sides[1]))
+    both = sorted({int(str(time)) for time in set(sides[0]) & set(sides[1])})
     tables = [side[both].dropna() for side in sides]
     one, other = (side.to_numpy(np.float64) for side in tables)
     first, second = (_resampled_means(each, seed + k) for k, each in enumerate((one, other)))
     names = tuple(tuple(map(str, side.index)) for side in tables)
     return Chain(
-        tuple(map(int, both)), (one.mean(axis=0), other.mean(axis=0)), (first, second),
+        tuple(both), (one.mean(axis=0), other.mean(axis=0)), (first, second),
         (names[0], names[1]),
     )  # fmt: skip
 

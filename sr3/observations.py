@@ -122,8 +122,8 @@ class Drift:
         above = self.index[1] > self.halves[2]
         told = "above that floor" if above else "not to be told from that floor"
         return (
-            f"The index of {self.checkpoint} on {self.domain} reaches {_splits(self.index)} at time "
-            f"step {self.time:,}; what two halves of {self.reference} give at this n is "
+            f"The index of {self.checkpoint} on {self.domain} reaches {_splits(self.index)} at "
+            f"time step {self.time:,}; what two halves of {self.reference} give at this n is "
             f"{_splits(self.halves)} (n = {self.n} images a side): it is {told}."
         )
 
@@ -238,11 +238,14 @@ def drifts(view: pd.DataFrame) -> list[Drift]:
     found = []
     others = view[(view["domain"] != view["reference"]) & view["floor"].notna()]
     for _, rows in others.groupby(["checkpoint", "domain"], sort=False):
-        row = rows.loc[rows["index"].idxmax()]
-        floor = halves.loc[tuple(row[at])]
-        numbers = [(each["index"], each["lowest"], each["highest"]) for each in (row, floor)]
+        row = rows.iloc[int(rows["index"].to_numpy().argmax())]
+        floor = halves.loc[[tuple(row[at])]].iloc[0]
+        ours, theirs = (
+            (float(each["index"]), float(each["lowest"]), float(each["highest"]))
+            for each in (row, floor)
+        )
         found.append(Drift(row["domain"], row["reference"], row["checkpoint"], int(row["time"]),
-                           *numbers, int(row["n"])))  # fmt: skip
+                           ours, theirs, int(row["n"])))  # fmt: skip
     return found
 
 

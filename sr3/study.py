@@ -232,7 +232,8 @@ class _Known:
         columns = ["checkpoint", "domain", "sampler", "steps", "checkpoint_hash", "seed"]
         rows = table[table["metric"].isin(metrics)]
         complete = rows.groupby([*columns, "image"])["metric"].nunique() == len(metrics)
-        self.counts: dict[Any, int] = complete.groupby(level=columns).sum().to_dict()
+        counts: dict[Any, Any] = complete.groupby(level=columns).sum().to_dict()
+        self.counts: dict[Any, int] = counts
         self.hashes: dict[str, set[str]] = {}
         for name, digest in set(zip(rows["checkpoint"], rows["checkpoint_hash"], strict=True)):
             self.hashes.setdefault(name, set()).add(digest)

@@ -328,7 +328,7 @@ class Story:
         found = [
             chain_table(each.chain).assign(
                 domain=each.domain, checkpoint=each.what.label, kind=each.what.kind,
-                _order=[each.what.order] * len(each.chain.times),
+                _order=pd.Series([each.what.order] * len(each.chain.times)),
             )
             for each in self.chains
         ]  # fmt: skip
@@ -360,9 +360,10 @@ class Story:
             domain, metric, name, digest = keys
             _, time, reference = read_metric(str(metric)) or ("", 0, None)
             how = str(part["sampler"].iloc[-1])
-            part = part[part["sampler"] == how]["value"]
+            values = part[part["sampler"] == how]["value"]
             each = self.identify(str(name), str(digest))
-            spread = part.mean(), part.min(), part.max(), len(part), int(how.split("n=")[-1])
+            sizes = len(values), int(how.split("n=")[-1])
+            spread = values.mean(), values.min(), values.max(), *sizes
             found.append((domain, reference, time, each.label, *spread, np.nan, each.order))
         frame = pd.DataFrame(found, columns=[*INDICES, "_order"])
         same = ["reference", "time", "checkpoint", "n"]

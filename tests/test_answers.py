@@ -182,7 +182,7 @@ def test_two_plans_are_neither_joined_nor_compared(tmp_path):
 
 def test_other_sampling_seeds_are_another_plan(tmp_path):
     cells = [made.plain(16, 100, seed) for seed in (0, 1)]
-    rows = [row for row in made.rows(cells, gap=False)]
+    rows = list(made.rows(cells, gap=False))
     more = [row | {"seed": 1} for row in rows if row["checkpoint"] in (str(cells[1]), made.PARENT)]
     results.append(rows + more, tmp_path)
     study = Measured(results.read(tmp_path), made.PARENT)

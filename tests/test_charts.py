@@ -159,8 +159,8 @@ def test_the_index_is_told_beside_two_halves_with_as_many_images(tmp_path):
         values = {made.SOURCE: (floor, floor + 0.1), made.TARGET: (floor + 1, floor + 1.5),
                   "ffhq": (floor + 0.05, floor + 1.2)}  # fmt: skip
         results.append([
-            made.row(made.PARENT, "p" * 64, domain, -1, f"srga@t={time}|{made.SOURCE}", value - time / 1e4,
-                     f"srga n={n}", 1) | {"seed": split}
+            made.row(made.PARENT, "p" * 64, domain, -1, f"srga@t={time}|{made.SOURCE}",
+                     value - time / 1e4, f"srga n={n}", 1) | {"seed": split}
             for domain, pair in values.items() for split, value in enumerate(pair)
             for time in (10, 500)
         ], tmp_path)  # fmt: skip
