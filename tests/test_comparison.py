@@ -7,6 +7,7 @@ import time
 import urllib.parse
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,6 +103,15 @@ def test_a_comparison_opens_on_a_fine_tune_elsewhere_and_no_student_is_mixed():
     assert entries[parent].domain != entries[tuned].domain and entries[tuned].parent == parent
     assert {"lite-1", "lite-2"} <= set(entries), "students are registered, and offered"
     assert not {"lite-1", "lite-2"} & {name for pair in pairs for name in pair}
+
+
+def test_networks_of_another_size_are_not_offered_beside_the_first():
+    entries = {
+        name: SimpleNamespace(sizes=sizes)
+        for name, sizes in (("a", (16, 128)), ("b", (64, 512)), ("c", (16, 128)))
+    }
+    assert list(mixing.of_one_size(entries)) == ["a", "c"]
+    assert mixing.of_one_size({}) == {}
 
 
 def test_a_student_keeps_its_own_chain_beside_its_teacher_and_draws_as_well():

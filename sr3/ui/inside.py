@@ -47,7 +47,8 @@ def _chain(face: Face, found: Group | None, live: bool) -> Board:
     frames: list[Beat] = []
     path: list[tuple[float, float]] = []
     total = found.steps if found else 1
-    before: Pixels = enlarge(face.low_res)
+    size = found.tasks[0].resolver.high_size if found else 128  # nothing is compared with it then
+    before: Pixels = enlarge(face.low_res, size)
     last = Picture("Change", "in this step", alt="What a step changes")
     for index, (frame,) in found.frames() if found else []:
         if frame is None or found is None:

@@ -38,7 +38,7 @@ class Contestant:
 
 def choose() -> list[Contestant]:
     """Two to four contestants. Raises CheckpointError where there is no checkpoint."""
-    entries = service.offered()
+    entries = of_one_size(service.offered())
     pairs = _pairs(entries)
     options = [BICUBIC, *entries, *(MIXED if pairs else ())]
     state = st.session_state
@@ -54,6 +54,12 @@ def choose() -> list[Contestant]:
     if set(chosen) & set(MIXED):
         parent, tuned = _pair(pairs, entries)
     return [_contestant(name, names, parent, tuned) for name in chosen]
+
+
+def of_one_size(entries: dict[str, RegistryEntry]) -> dict[str, RegistryEntry]:
+    """Those that the first one's face fits, and whose pictures can stand beside its own."""
+    sizes = {name: entry.sizes for name, entry in entries.items()}
+    return {name: entries[name] for name in entries if sizes[name] == next(iter(sizes.values()))}
 
 
 def _contestant(name: str, names: dict[str, str], parent: str, tuned: str) -> Contestant:
