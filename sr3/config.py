@@ -170,7 +170,8 @@ class TrainConfig:
         _require(
             self.steps is None or self.steps >= 1, f"steps must be at least 1; got {self.steps}."
         )
-        _above_0(self, *(("minutes",) if self.minutes is not None else ()))
+        if self.minutes is not None:
+            _above_0(self, "minutes")
         _above_0(self, "learning_rate", "clip", "weight_cap")
         _require(self.warmup >= 0, f"warmup must be 0 or more; got {self.warmup}.")
         _require(

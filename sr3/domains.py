@@ -14,7 +14,6 @@ as a stranger's do. Well-known domains are named in `checkpoints/domains.toml`.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import re
@@ -107,12 +106,10 @@ def load_pixels(entries: tuple[Entry, ...], size: int = 128) -> Pixels:
 
 
 def _pixels(entry: Entry, size: int) -> Pixels:
-    stream = io.BytesIO(entry.read())
-    stream.name = entry.name  # what a message calls it
     try:
-        image = np.asarray(decode(stream))
+        image = np.asarray(decode(entry.read()))
     except ImageError as error:
-        raise DomainError(f"An image of the domain cannot be used: {error}") from error
+        raise DomainError(f"{entry.name} cannot be used. {error}") from error
     height, width, _ = image.shape
     if height != width or height < size:
         raise DomainError(

@@ -280,6 +280,28 @@ def test_a_failed_write_leaves_the_old_folder(folder, weights, monkeypatch, mome
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
 
 
+@pytest.mark.parametrize("moment", ["weights", "rename"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_write_that_ends_in_any_way_leaves_the_old_folder(
+    folder, weights, monkeypatch, moment, error
+):
+    def end(*_args, **_settings):
+        raise error
+
+    def refuse(source, target):
+        return end() if str(source).endswith(".partial") else replace(source, target)
+
+    before, replace = contents(folder), os.replace
+    if moment == "weights":
+        monkeypatch.setattr(checkpoints, "save_file", end)
+    else:
+        monkeypatch.setattr(checkpoints.os, "replace", refuse)
+    with pytest.raises(error):
+        save_checkpoint(folder, CONFIG, weights, "another card")
+    assert contents(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
 def test_saving_again_replaces_the_whole_folder(folder, weights, monkeypatch):
     monkeypatch.setattr(checkpoints, "SHARD_BYTES", 100_000)
     save_checkpoint(folder, CONFIG, weights, "another card")
