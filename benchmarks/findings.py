@@ -77,10 +77,10 @@ def _levels(story: Story) -> list[str]:
     told = []
     for domain in story.domains:
         row, base = view.loc[(domain, ours)], view.loc[(domain, theirs)]
+        interval = f"95% interval {row['low']:.3f} to {row['high']:.3f}, n = {row['n']}"
         told.append(
-            f"{METRICS[METRIC].title} on {domain}: {row['mean']:.3f} (95% interval "
-            f"{row['low']:.3f} to {row['high']:.3f}, n = {row['n']}), "
-            f"{base['mean']:.3f} of {theirs}."
+            f"{METRICS[METRIC].title} on {domain}: {row['mean']:.3f} ({interval}); {theirs}: "
+            f"{base['mean']:.3f}."
         )
     return told
 

@@ -82,7 +82,7 @@ COUNT_RUNS = """(() => {
 })()"""
 # Resolved once an element has kept its place for FRAMES frames in which nothing was animated.
 STILL = """(element) => new Promise((done) => {
-  const FRAMES = 15
+  const FRAMES = 8
   let still = 0, before = '', left = 600
   const look = () => {
     const { x, y, width, height } = element.getBoundingClientRect()

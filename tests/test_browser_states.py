@@ -11,8 +11,10 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.app_server import CROWD
 from tests.browsing import (
+    COLOURS,
     LATER,
     SETTLED,
+    SHAPES,
     overhang,
     press,
     rerun,
@@ -23,7 +25,8 @@ from tests.browsing import (
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-SCHEMES = {"desktop": "light", "phone": "dark", "stand": "light"}
+# How a state is looked at: in which scheme, and by which rules of axe-core.
+LOOKS = {"desktop": ("light", ""), "phone": ("dark", COLOURS), "stand": ("light", SHAPES)}
 # The element with the focus, also inside a component.
 FOCUSED = """() => {
   let at = document.activeElement
@@ -37,10 +40,10 @@ def test_every_state_is_told_and_fits(visit, stand):
     page, found = visit("/"), []
 
     def look(state: str) -> None:
-        for size, scheme in SCHEMES.items():
+        for size, (scheme, rules) in LOOKS.items():
             page.set_viewport_size(viewport(size))
             page.emulate_media(color_scheme=scheme)
-            found.extend(serious(page, f"{state}, {size}, {scheme}"))
+            found.extend(serious(page, f"{state}, {size}, {scheme}", rules))
             if (wide := overhang(page)) > 0:
                 found.append(f"{state}, {size}: {wide} pixels too wide")
         page.set_viewport_size(viewport("desktop"))

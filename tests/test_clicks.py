@@ -48,4 +48,4 @@ def test_clicks_are_measured_in_the_page(chromium, stand):
     assert list(values) == list(clicks.LIMITS) and all(len(each) == 1 for each in values.values())
     for where in {where for where, _ in values}:
         (frame,), (result,) = values[where, clicks.FRAME], values[where, clicks.RESULT]
-        assert 0 < frame < result, where
+        assert 0 < frame <= result, where  # a quick run has ended by the first poll

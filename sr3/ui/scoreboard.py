@@ -24,6 +24,7 @@ MEANING = (
     "PSNR: closeness of every pixel, which rewards blur. SSIM: closeness of structure. LPIPS: "
     "distance as people see it. LR-PSNR: does the picture reduce to its input again?"
 )
+ABREAST = 3  # pictures; more are one under another: so many columns would scroll on a phone
 KEPT, MOST_KEPT = "sr3_scores", 8  # results of `measure` in a session
 POLL = 0.5  # seconds, while LPIPS is being loaded
 
@@ -63,13 +64,15 @@ def _table(pictures: dict[str, Pixels], face: Face, poll: bool) -> None:
         st.rerun()
     scorer = future.result() if future.done() else None
     found = measure(list(pictures.values()), face)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in SHOWN:
         metric, values = METRICS[name], [getattr(each, name) for each in found]
         rows.append((metric.label, *marked(metric, values, _missing(name, face, scorer))))
-    columns = ["Metric", *pictures]
+    head: tuple[str, ...] = ("Metric", *pictures)
+    if len(pictures) > ABREAST:
+        head, *rows = zip(("Picture", *pictures), *rows, strict=True)
     st.table(
-        pd.DataFrame(rows, columns=[f":gray[{name}]" for name in columns]), hide_index=True,
+        pd.DataFrame(rows, columns=[f":gray[{name}]" for name in head]), hide_index=True,
         border="horizontal", alt="Scores of " + ", ".join(pictures),
     )  # fmt: skip
     small_print(_footnote(face, scorer))
