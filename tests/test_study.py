@@ -501,7 +501,7 @@ def test_an_unreadable_image_is_named_first(place, tmp_path, monkeypatch, folder
     result = study("out")
     assert result.exit_code == 2, result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert "broken.png cannot be read" in line
+    assert "broken.png cannot be used" in line and "holds text" in line
     assert not Path("out").exists()
 
 
