@@ -61,7 +61,7 @@ def first_page(page: Page) -> Iterator[str]:
     for expander in ("Settings", "Your runs"):
         press(page.locator("summary").filter(has_text=expander))
     yield "settings, past runs"
-    press(page.get_by_role("button", name="Link"))
+    press(page.get_by_role("button", name="Link").first)
     expect(page.get_by_test_id("stCode")).to_be_visible()
     yield "link"
     page.keyboard.press("Escape")
