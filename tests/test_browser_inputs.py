@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from sr3.jobs import MAX_FRAMES
 from sr3.ui.portraits import PORTRAITS, draw
 from tests.app_server import FIRST
-from tests.browsing import ROOT, SETTLED, photograph, press, rerun, turn_tab, turn_to
+from tests.browsing import SETTLED, photograph, press, rerun, turn_tab, turn_to
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 # Writes down each status that a stage or a board shows: nine tenths of a run's frames come several
@@ -133,7 +133,7 @@ def test_whoever_wants_no_motion_sees_the_last_frame_at_once(visit):
     press(page.get_by_role("button", name="Super-resolve"))
     expect(page.get_by_text("Done: 16 × 16").first).to_be_visible()
     assert page.evaluate(STEPS_TOLD) < MAX_FRAMES / 2
-    turn_to(page, "Inside")  # a board, of one network: several take longer, and are told in more parts
+    turn_to(page, "Inside")  # a board of one network: several take longer, in more parts
     page.evaluate("window.told.clear()")
     press(page.get_by_role("button", name="Run the chain"))
     expect(page.get_by_text("Now scrub").first).to_be_visible()
