@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 
 import numpy as np
 import pytest
@@ -41,9 +40,7 @@ def test_every_state_is_told_and_fits(visit, stand):
     page, found = visit("/"), []
 
     def look(state: str) -> None:
-        # Whoever waits is served some time: one look at them, so that they can still be stopped.
-        sizes = ("phone",) if state.startswith("waiting") else tuple(LOOKS)
-        for size, (scheme, rules) in ((size, LOOKS[size]) for size in sizes):
+        for size, (scheme, rules) in LOOKS.items():
             page.set_viewport_size(viewport(size))
             page.emulate_media(color_scheme=scheme)
             found.extend(serious(page, f"{state}, {size}, {scheme}", rules))
@@ -80,8 +77,8 @@ def stop(page: Page) -> None:
 
 def stopped(page: Page) -> None:
     stop(page)
-    told = re.compile("Stopped (before the first step|at step)")
-    expect(page.get_by_text(told).first).to_be_visible()
+    expect(page.get_by_text("Stopped before the first step.").first).to_be_visible()
+    expect(page.get_by_role("button", name="Download PNG")).to_have_count(0)
 
 
 def empty(page: Page) -> None:
