@@ -36,7 +36,6 @@ from sr3.unet import UNet
 ROOT = Path(__file__).resolve().parent.parent
 REGISTRY = '[tiny]\ntitle = "Tiny test network"\nsource = "tiny"\ndomain = "noise"\n'
 STEP = 0.2  # seconds
-LONG_STEP = 1.0  # seconds, in a crowd: nobody's turn comes while a test looks at a waiting page
 LONG = 200  # steps: forty seconds of a slow network
 CROWD = 3
 FIRST = "sr3-first"
@@ -91,7 +90,7 @@ class Moods:
 
     def slow_estimate(self, *given):
         if "slow" in self or "crowd" in self:
-            time.sleep(STEP if "slow" in self else LONG_STEP)
+            time.sleep(STEP)
         while "held" in self:
             time.sleep(0.02)
         return self.estimate(*given)
