@@ -220,7 +220,7 @@ class Engine:
             self.ticks += 1
             self._served = {key: at for key, at in self._served.items() if key in waiting}
             self._served[network] = self.ticks
-            room = self._paces.get(network).room
+            room = min(self.max_batch, self._paces.get(network).room)
             pairs = zip(order, waiting, strict=True)
             shift.hand = [job for job, key in pairs if key == network][:room]
             shift.allow(self.stall)

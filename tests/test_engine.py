@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -78,6 +78,14 @@ def resolver(network: nn.Module | None = None, name: str = "fake") -> SuperResol
 
 def steps(count: int) -> SamplerConfig:
     return SamplerConfig(sampler="ddim", steps=count)
+
+
+def cancel_all(jobs: Sequence[Job], gate: Gate) -> None:
+    """Each of them ends so, whether it was in hand or waited."""
+    for job in jobs:
+        job.cancel()
+    gate.ticks.release(10)
+    assert set(finished(*jobs)) == {"cancelled"}
 
 
 @pytest.fixture
@@ -269,6 +277,19 @@ def test_networks_take_turns_and_a_splice_rides_with_its_parents():
     assert [mine[0] != next_[0] for mine, next_ in pairwise(order[:7])] == [True] * 6
 
 
+def test_the_most_of_a_forward_can_be_changed_while_it_serves(engine):
+    gate = Gate()
+    network = Network(gate)
+    shared = resolver(network)
+    blocker = engine.submit(shared, GREY, steps(2), visitor="-")
+    assert gate.inside.acquire(timeout=20)
+    jobs = [engine.submit(shared, GREY, steps(1), visitor=str(k)) for k in range(3)]
+    engine.max_batch = 2
+    gate.ticks.release(50)
+    assert set(finished(blocker, *jobs)) == {"done"}
+    assert network.batches == [1, 2, 2]
+
+
 # --------------------------------------------------------------------------------------- fairness
 def test_a_visitor_with_many_jobs_holds_nobody_up():
     engine = Engine(max_batch=1, max_per_visitor=10)
@@ -319,10 +340,7 @@ def test_each_bound_is_a_clear_refusal_with_the_wait(small):
     gate.let(2)
     assert jobs[3].wait(5)
     small.submit(shared, GREY, steps(3), visitor="d").cancel()
-    for job in jobs:
-        job.cancel()
-    gate.ticks.release(10)
-    assert set(finished(*jobs)) == {"cancelled"}
+    cancel_all(jobs, gate)
 
 
 def test_a_picture_that_takes_too_long_is_refused_or_stopped():
@@ -353,10 +371,7 @@ def test_a_refused_visitor_reads_no_weights(small):
     with pytest.raises(ImageError, match="float32"):
         small.submit(others, GREY.astype(np.float32), steps(3), visitor="b")
     assert not read
-    for job in jobs:
-        job.cancel()
-    gate.ticks.release(10)
-    assert set(finished(*jobs)) == {"cancelled"}
+    cancel_all(jobs, gate)
 
 
 def test_the_first_forward_of_a_network_is_not_its_pace():
