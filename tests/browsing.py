@@ -267,6 +267,18 @@ def choose(page: Page, label: str, option: str) -> None:
 
 
 # ------------------------------------------------------------------------------------ what is seen
+def faults(page: Page, state: str, size: str, scheme: str, rules: str | None) -> list[str]:
+    """What is wrong with a page at a size and in a scheme, once no transition runs: by axe-core's
+    `rules` (None: none of them), and what is wider than the screen."""
+    page.set_viewport_size(viewport(size))
+    page.emulate_media(color_scheme=scheme)
+    page.locator("html").evaluate(STILL)
+    name = f"{state}, {size}, {scheme}"
+    found = [] if rules is None else serious(page, name, rules)
+    wide = overhang(page)
+    return [*found, f"{name}: {wide} pixels too wide"] if wide > 0 else found
+
+
 def overhang(page: Page) -> int:
     """By how many pixels the page is wider than the screen."""
     main = "document.querySelector('[data-testid=stMain]')"

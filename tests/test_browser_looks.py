@@ -14,16 +14,13 @@ from tests.browsing import (
     COLOURS,
     SETTLED,
     SHAPES,
-    STILL,
     Watch,
-    overhang,
+    faults,
     photograph,
     press,
     rerun,
-    serious,
     turn_tab,
     turn_to,
-    viewport,
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -41,14 +38,8 @@ def looked_at(page: Page, states: Iterator[str]) -> list[str]:
     for state in states:
         page.wait_for_selector(SETTLED)
         for scheme, sizes in RULES.items():
-            page.emulate_media(color_scheme=scheme)
             for size, rules in sizes.items():
-                page.set_viewport_size(viewport(size))
-                page.locator("html").evaluate(STILL)
-                if rules is not None:
-                    found += serious(page, f"{state}, {size}, {scheme}", rules)
-                if (wide := overhang(page)) > 0:
-                    found.append(f"{state}, {size}, {scheme}: {wide} pixels too wide")
+                found += faults(page, state, size, scheme, rules)
         page.emulate_media(color_scheme="light")
     return found
 
