@@ -17,17 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from benchmarks.screenshots import PATIENCE, ROOT, SETTLED, SIZES, await_health, free_port
+from benchmarks.screenshots import PATIENCE, ROOT, SETTLED, SIZES, free_port, in_browser
 from sr3.checkpoints import read_config, registry
 
 FILE = ROOT / "docs" / "clicks.json"
@@ -95,24 +92,14 @@ def measure(repeats: int) -> dict[str, Any]:
     """All rows, by a server and a browser of their own."""
     load = os.getloadavg()[0]  # before it begins
     port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true",
-         f"--server.port={port}", "--server.address=127.0.0.1", "--server.fileWatcherType=none"],
-        cwd=ROOT,
-    )  # fmt: skip
-    try:
-        await_health(f"http://127.0.0.1:{port}", server)
-        with sync_playwright() as playwright:
-            chromium = os.environ.get("SR3_CHROMIUM") or shutil.which("chromium")
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            address = f"http://127.0.0.1:{port}"
-            networks = ",".join(rivals())
-            compare = f"{address}/?page=compare&face=Astronaut&models={networks}&steps={STEPS}"
-            rows = take(browser, address, compare, repeats)
-            version = browser.version
-    finally:
-        server.terminate()
-        server.wait(20)
+    serve = ["-m", "streamlit", "run", "app.py", "--server.headless=true",
+             f"--server.port={port}", "--server.address=127.0.0.1",
+             "--server.fileWatcherType=none"]  # fmt: skip
+    with in_browser(serve, port) as (_, browser, address):
+        networks = ",".join(rivals())
+        compare = f"{address}/?page=compare&face=Astronaut&models={networks}&steps={STEPS}"
+        rows = take(browser, address, compare, repeats)
+        version = browser.version
     return {
         "cores": os.cpu_count(), "load": round(load, 2), "torch": torch.__version__,
         "chromium": version, "repeats": repeats, "rows": rows,

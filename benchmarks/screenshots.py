@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -74,18 +76,28 @@ def main() -> None:
     pages = options.page or list(PAGES)
     options.out.mkdir(exist_ok=True)
     port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(port), options.checkpoints], cwd=ROOT
-    )
+    with in_browser(["-c", SERVE, str(port), options.checkpoints], port) as (_, browser, address):
+        for size in [options.size] if options.size else SIZES:
+            for scheme in [options.scheme] if options.scheme else SCHEMES:
+                take(browser, address, size, scheme, options.out, pages)
+
+
+@contextmanager
+def in_browser(
+    arguments: Sequence[str], port: int, **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Browser, str]]:
+    """A server by Python's `arguments` that listens at `port`, a Chromium, the address."""
+    server = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=os.environ | environment)
     address = f"http://127.0.0.1:{port}"
     try:
         await_health(address, server)
         with sync_playwright() as playwright:
             chromium = os.environ.get("SR3_CHROMIUM") or shutil.which("chromium")
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            for size in [options.size] if options.size else SIZES:
-                for scheme in [options.scheme] if options.scheme else SCHEMES:
-                    take(browser, address, size, scheme, options.out, pages)
+            yield (
+                server,
+                playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]),
+                address,
+            )
     finally:
         server.terminate()
         server.wait(20)

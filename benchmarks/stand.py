@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from playwright.sync_api import CDPSession, Page, expect, sync_playwright
+from playwright.sync_api import CDPSession, Page, expect
 
-from benchmarks.screenshots import ROOT, SERVE, SETTLED, await_health, free_port
+from benchmarks.screenshots import SERVE, SETTLED, free_port, in_browser
 from sr3.ui.portraits import PORTRAITS, draw
 
 HOME_AFTER = 15  # seconds: a round is short, and a run ends within it on a busy machine
@@ -37,24 +34,14 @@ def main() -> None:
     parser.add_argument("--checkpoints", default="", help="a folder with a registry.toml")
     options = parser.parse_args()
     port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(port), options.checkpoints], cwd=ROOT,
-        env=os.environ | {"SR3_POSTER_HOME": str(HOME_AFTER)},
-    )  # fmt: skip
-    try:
-        await_health(f"http://127.0.0.1:{port}", server)
-        with sync_playwright() as playwright:
-            chromium = os.environ.get("SR3_CHROMIUM") or shutil.which("chromium")
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1440, "height": 900})
-            page.set_default_timeout(120_000)
-            expect.set_options(timeout=120_000)
-            page.goto(f"http://127.0.0.1:{port}/?page=poster")
-            expect(page.locator(".reel .caption")).to_contain_text("seed")
-            rows = watch(page, server.pid, 60 * options.minutes)
-    finally:
-        server.terminate()
-        server.wait(20)
+    serve = ["-c", SERVE, str(port), options.checkpoints]
+    with in_browser(serve, port, SR3_POSTER_HOME=str(HOME_AFTER)) as (server, browser, address):
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(120_000)
+        expect.set_options(timeout=120_000)
+        page.goto(f"{address}/?page=poster")
+        expect(page.locator(".reel .caption")).to_contain_text("seed")
+        rows = watch(page, server.pid, 60 * options.minutes)
     print(report := judge(rows))
     sys.exit(report.count("is flat") < len(MOST))
 

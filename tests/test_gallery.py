@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import streamlit as st
 from PIL import Image
-from streamlit.testing.v1 import AppTest
 
 import sr3.checkpoints
 import sr3.domains
@@ -18,8 +17,8 @@ from sr3.engine import EngineBusy
 from sr3.errors import MetricUnavailable
 from sr3.ui import cartoons, deck, gallery, inputs, keep, live, paste, reels, service, shelves
 from tests.app_server import make_pair
+from tests.test_app import linked
 
-ROOT = Path(__file__).resolve().parent.parent
 FACES = 9
 
 
@@ -62,15 +61,6 @@ def domain(monkeypatch, tmp_path) -> str:
     return "mine"
 
 
-def opened(**query: str) -> AppTest:
-    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.run()
-    assert not app.exception and not app.error
-    return app
-
-
 # -------------------------------------------------------------------------------------- shelves
 def test_a_domain_that_may_be_shown_has_a_bounded_shelf_and_another_none(domain):
     assert shelves.allowed() == [domain]
@@ -89,14 +79,14 @@ def test_a_domain_that_may_be_shown_has_a_bounded_shelf_and_another_none(domain)
 
 def test_a_link_restores_a_face_of_a_domain_and_says_where_there_is_none(domain, tmp_path):
     shown = gallery.find("mine-2")
-    app = opened(face="mine-2", models="tiny", steps="2")
+    app = linked(face="mine-2", models="tiny", steps="2")
     run = app.session_state["sr3_run"]
     assert run.job.wait(30) and run.face.identity == "gallery-mine-2"
     assert np.array_equal(run.face.original, shown.pixels)
     app.run()
     assert "face=mine-2&" in app.session_state[keep.PAST][-1].link
     shutil.rmtree(tmp_path / "data")
-    app = opened(face="mine-2", models="tiny", steps="2")
+    app = linked(face="mine-2", models="tiny", steps="2")
     assert any("'mine-2'" in toast.value for toast in app.toast)
 
 
@@ -135,7 +125,7 @@ def test_a_paste_becomes_the_choice_and_a_bad_one_a_sentence():
 def test_the_page_listens_for_a_paste_with_every_tab(monkeypatch):
     heard = []
     monkeypatch.setattr(inputs, "listen", lambda: heard.append(True))
-    opened()
+    linked()
     assert heard == [True]
 
 
@@ -173,7 +163,7 @@ def test_the_loop_gives_up_at_last(monkeypatch):
 
 
 def test_a_stand_forgets_every_visitor(monkeypatch):
-    app = opened()
+    app = linked()
     left = ("sr3_duel", "sr3_chain", "sr3_kept", "sr3_counts", "sr3_samples_run", "sr3_pasted")
     for key in left:
         app.session_state[key] = None
