@@ -42,11 +42,6 @@ def pick_device(name: str = "auto") -> Device:
     """
     with _choosing:
         if name != "auto":
-            if problem := _problem(name):
-                raise ConfigError(
-                    f"The device {name!r} cannot be used here ({problem}); "
-                    "use auto, cpu, cuda or mps."
-                )
             return _chosen(name)
         best, note = _best()
         found = _chosen(best)
@@ -55,8 +50,11 @@ def pick_device(name: str = "auto") -> Device:
 
 @lru_cache(maxsize=8)
 def _chosen(name: str) -> Device:
-    """How a device that works is best used. Under the lock, since a cache alone lets two threads
-    measure."""
+    """How a device is best used. Under the lock, since a cache alone lets two threads measure."""
+    if problem := _problem(name):
+        raise ConfigError(
+            f"The device {name!r} cannot be used here ({problem}); use auto, cpu, cuda or mps."
+        )
     device = torch.device(name)
     if device.type == "cuda":
         return _on_cuda(device)
@@ -75,6 +73,7 @@ def _chosen(name: str) -> Device:
     return Device(device, torch.float32, f"{why}, convolutions in tiles ({gain:.2g}x)", "tiles")
 
 
+@lru_cache(maxsize=1)  # a GPU that fills up later does not change what was chosen
 def _best() -> tuple[str, str]:
     """The first of CUDA, MPS and CPU that works, and a note of why another one does not."""
     usable, note = _has_cuda()

@@ -27,6 +27,20 @@ def own_main_module():
     sys.modules["__main__"] = main
 
 
+@pytest.fixture
+def measured_anew():
+    """A device is chosen as at the start of a process; the function makes it so again."""
+    from sr3 import devices
+
+    def forget() -> None:
+        devices._best.cache_clear()
+        devices._chosen.cache_clear()
+
+    forget()
+    yield forget
+    forget()
+
+
 @pytest.fixture(scope="session")
 def chromium():
     from playwright.sync_api import sync_playwright

@@ -215,7 +215,7 @@ def test_what_was_written_is_told_where_a_later_write_fails(tiny, faces, tmp_pat
         if path.name == "01.png":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(upscale, "write_whole", write)
+    monkeypatch.setattr(upscale, "write_bytes", write)
     result = call("upscale", faces / "00.png", faces / "01.png", "--out", tmp_path / "out",
                   "--checkpoint", tiny, "--steps", 1, "--json")  # fmt: skip
     assert "No space left" in refusal(result)
@@ -311,7 +311,7 @@ def test_the_published_chain_is_given_by_flags(tiny, faces, tmp_path, monkeypatc
         )
         raise Enough("as it should be")
 
-    monkeypatch.setattr(SuperResolver, "_part", stop)
+    monkeypatch.setattr(SuperResolver, "draw", stop)
     result = call("upscale", faces / "00.png", "--out", tmp_path, "--checkpoint", tiny,
                   "--sampler", "ancestral", "--steps", 2000, "--spacing", "uniform",
                   "--start", 2000, "--no-consistency")  # fmt: skip
@@ -520,14 +520,12 @@ def test_the_checkpoint_says_where_it_comes_from(faces, tmp_path):
 
 
 @pytest.fixture
-def bfloat16_gain(monkeypatch):
+def bfloat16_gain(monkeypatch, measured_anew):
     """Set what a CPU is measured to gain by bfloat16."""
-    devices.pick_device.cache_clear()
-    yield lambda ratio: (
-        devices.pick_device.cache_clear(),
+    return lambda ratio: (
+        measured_anew(),
         monkeypatch.setattr(devices, "_bfloat16_gain", lambda: ratio),
     )
-    devices.pick_device.cache_clear()
 
 
 def test_auto_trains_in_what_is_fast_here(faces, tmp_path, bfloat16_gain, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sr3 import convolutions, devices
+from sr3 import convolutions
 from sr3.bench import AGREES
 from sr3.combine import Spliced
 from sr3.config import ModelConfig, UNetConfig
@@ -149,18 +149,14 @@ def test_the_picture_agrees_and_the_exact_one_stays_exact(network):
 
 
 @pytest.mark.parametrize(("gain", "kind"), [(1.5, "tiles"), (1.0, "packed")])
-def test_tiles_are_chosen_where_they_were_measured_faster(monkeypatch, gain, kind):
+def test_tiles_are_chosen_where_they_were_measured_faster(monkeypatch, measured_anew, gain, kind):
     monkeypatch.setattr("sr3.devices._bfloat16_gain", lambda: 0.5)
     monkeypatch.setattr(convolutions, "gain_of_tiles", lambda: gain)
-    devices._chosen.cache_clear()
-    try:
-        chosen = pick_device("cpu")
-        assert chosen.convolutions == kind and ("1.5x" in chosen.reason) == (gain > 1.1)
-        monkeypatch.setattr(convolutions, "supported", lambda: False)
-        devices._chosen.cache_clear()
-        assert pick_device("cpu").convolutions == "plain"
-    finally:
-        devices._chosen.cache_clear()
+    chosen = pick_device("cpu")
+    assert chosen.convolutions == kind and ("1.5x" in chosen.reason) == (gain > 1.1)
+    monkeypatch.setattr(convolutions, "supported", lambda: False)
+    measured_anew()
+    assert pick_device("cpu").convolutions == "plain"
 
 
 def test_the_gain_is_that_of_the_shortest_times(monkeypatch):

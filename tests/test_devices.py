@@ -18,12 +18,7 @@ from sr3.metrics import psnr
 from sr3.pipeline import SuperResolver, load
 from tests.app_server import make_checkpoints
 
-
-@pytest.fixture(autouse=True)
-def fresh():
-    devices._chosen.cache_clear()
-    yield
-    devices._chosen.cache_clear()
+pytestmark = pytest.mark.usefixtures("measured_anew")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +80,15 @@ def test_a_gpu_that_cannot_compute_is_left_for_the_cpu_unless_asked_for(monkeypa
     assert told in found.reason and "\n" not in found.reason
     with pytest.raises(ConfigError, match=told):
         pick_device("cuda")
+
+
+def test_a_gpu_that_fills_up_later_changes_no_choice(monkeypatch):
+    monkeypatch.setattr(devices, "_has_cuda", lambda: (True, ""))
+    monkeypatch.setattr(devices, "_problem", lambda name: "")
+    monkeypatch.setattr(devices, "_on_cuda", lambda device: Device(device, torch.bfloat16, "A GPU"))
+    chosen = pick_device("auto")
+    monkeypatch.setattr(devices, "_problem", lambda name: "out of memory")
+    assert chosen.device.type == "cuda" and pick_device("auto") == pick_device("cuda") == chosen
 
 
 def test_a_device_that_is_not_there_is_one_sentence():
