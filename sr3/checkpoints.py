@@ -427,8 +427,14 @@ def save_checkpoint(
 
     With a recipe, `weights` are the change (delta) or nothing (spliced, interpolated).
 
-    Raises CheckpointError where it cannot be written; what stood there before then stays.
+    Raises CheckpointError where it cannot be written, or the folder holds what is no checkpoint's;
+    what stood there before then stays.
     """
+    if strange := _strangers(path):
+        raise CheckpointError(
+            f"{path} holds {strange[0]}, which is no part of a checkpoint and would be lost: "
+            "choose a new folder."
+        )
     partial = path.with_name(path.name + ".partial")
     before = path.with_name(path.name + ".before")
     values = config.to_json() if isinstance(config, Recipe) else to_dict(config)
@@ -452,6 +458,13 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         if before.exists() and not path.exists():
             before.rename(path)
+
+
+def _strangers(path: Path) -> list[str]:
+    """What lies in a folder that no checkpoint has."""
+    own = (CONFIG, CARD, INDEX, COLOURS)
+    names = sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+    return [name for name in names if name not in own and not name.endswith(".safetensors")]
 
 
 def _as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -220,7 +220,7 @@ def _append(part: Path, remote: _Remote, token: str | None) -> Iterator[tuple[in
     that never brought anything: a server that is silent is told of at once."""
     import httpx2
 
-    fresh, failures = 0, 0
+    fresh, failures, furthest = 0, 0, 0
     while (here := part.stat().st_size if part.exists() else 0) != remote.size or not part.exists():
         try:
             held, continues, pieces = _within(partial(_opened, remote, here, token))
@@ -228,7 +228,9 @@ def _append(part: Path, remote: _Remote, token: str | None) -> Iterator[tuple[in
                 here = here if continues else 0
                 for piece in pieces:
                     file.write(piece)
-                    here, fresh, failures = here + len(piece), fresh + len(piece), 0
+                    here, fresh = here + len(piece), fresh + len(piece)
+                    if here > furthest:  # a server may begin anew each time, and always end early
+                        furthest, failures = here, 0
                     yield here, fresh
             if here != remote.size:
                 raise httpx2.RemoteProtocolError("the file ended too soon")

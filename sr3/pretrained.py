@@ -97,7 +97,7 @@ class Pretrained:
         from sr3.hub_card import hub_card, identity_of  # pandas: only those who save pay for it
         from sr3.results import read
 
-        folder = Path(save_directory)
+        folder = Path(save_directory).resolve()  # "." has no name, and is another one once replaced
         weights = self._weights()
         source = self._unchanged(weights)  # read before the folder is written: it may be this one
         card = card_of(source) if source else ""

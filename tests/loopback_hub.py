@@ -47,6 +47,7 @@ class Hub:
         self.ranges: list[str] = []  # Range headers of downloads
         self.cut: int | None = None  # break the connection after so many bytes of a large file
         self.cuts = 0  # how often still
+        self.whole = False  # begin anew, whatever part of a file is asked for
         self.spoil = False  # send other bytes than those asked for
         self.slow = 0.0  # seconds before each answer
         self.mute: threading.Event | None = None  # no large file is answered for until it is set
@@ -282,7 +283,8 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             first = 0
             if (wish := self.headers.get("Range")) and status == 200:
                 hub.ranges.append(wish)
-                first, status = int(re.fullmatch(r"bytes=(\d+)-", wish)[1]), 206
+                if not hub.whole:
+                    first, status = int(re.fullmatch(r"bytes=(\d+)-", wish)[1]), 206
             if hub.spoil and large:
                 data = bytes(len(data))
             body = data[first:]

@@ -204,6 +204,13 @@ def test_a_broken_connection_is_taken_up_within_a_pull(server, pin, folder):
     assert (pin.folder / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
 
 
+def test_a_server_that_always_begins_anew_and_ends_early_is_given_up(server, pin, folder):
+    server.whole, server.cut, server.cuts = True, 50_000, 100
+    with pytest.raises(HubError):
+        drain(fetch(pin, {WEIGHTS: sha256((folder / WEIGHTS).read_bytes())}))
+    assert 100 - server.cuts == hub.TRIES and not (pin.folder / WEIGHTS).exists()
+
+
 def test_an_interrupted_pull_resumes(server, pin, folder):
     whole = (folder / WEIGHTS).read_bytes()
     server.pace = 0.05

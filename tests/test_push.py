@@ -287,6 +287,21 @@ def test_a_branch_and_a_folder(account, folder, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_folder_with_files_of_its_owner_is_not_replaced(account, folder, tmp_path, monkeypatch):
+    model = sr3.SuperResolver.from_pretrained(folder, device="cpu")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("weeks of work")
+    with pytest.raises(
+        CheckpointError, match=r"holds notes\.txt, which is no part of a checkpoint"
+    ):
+        model.save_pretrained(tmp_path / "mine")
+    assert [each.name for each in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    model.save_pretrained(".")
+    assert (tmp_path / "here" / "model.safetensors").exists()
+
+
 def test_what_was_loaded_keeps_its_card_and_scores(account, folder, delta, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "ROOT", tmp_path)
     results.append([row(weights_hash(delta), 24.0)], tmp_path / "metrics")
