@@ -14,9 +14,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import sr3.cores  # noqa: F401  nor do idle threads spin: before any test loads torch
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Those in a browser come last: Playwright keeps an event loop in this thread to the end."""
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    """Those in a browser come last: Playwright keeps an event loop in this thread to the end. Two
+    processes (`-n 2 --dist loadgroup`) take these and all others, each in this order."""
+
+    def in_browser(item):
+        return item.get_closest_marker("browser") is not None
+
+    items.sort(key=in_browser)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("browser" if in_browser(item) else "others"))
 
 
 @pytest.fixture(autouse=True)

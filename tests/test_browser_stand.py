@@ -154,7 +154,9 @@ FRAMES = """async (data) => {
     await image.copyTo(pixels)
     seen.add(pixels.reduce((sum, value) => (31 * sum + value) % 1000003, 7))
     length += image.duration / 1e6
+    image.close()
   }
+  decoder.close()
   return [count, length, seen.size]
 }"""
 
