@@ -31,7 +31,7 @@ space: $(VENV)/.runtime ## send the app to a Space of the Hub (SPACE=org/name, a
 	$(VENV)/bin/hf upload $(SPACE) build/space . --repo-type space --delete '*'
 
 test: $(VENV)/.dev ## run the tests; those in a browser are skipped without Chromium
-	$(RUN) pytest -n 2 --dist loadgroup
+	$(RUN) pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 browser-test: $(VENV)/.dev ## run the tests in a browser; without Chromium they fail
 	SR3_REQUIRE_BROWSER=1 $(RUN) pytest -m browser

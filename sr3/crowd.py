@@ -18,6 +18,7 @@ from sr3.images import Pixels
 from sr3.jobs import Job
 from sr3.pipeline import SuperResolver
 
+POLL = 0.5  # seconds between two questions of a visitor: who asks no more has left
 ALONE = 16  # visitors who are served one after another; more are taken to need as long each
 
 
@@ -73,10 +74,13 @@ def _served(engine: Engine, model: SuperResolver, faces: Pixels) -> list[Job]:
     jobs = [
         engine.submit(model, face, model.settings(), visitor=str(k)) for k, face in enumerate(faces)
     ]
+    waiting = jobs
+    while waiting:
+        waiting[0].wait(POLL)
+        waiting = [job for job in waiting if not job.wait(0)]  # each is asked after
     for job in jobs:
-        job.wait()
-        if job.error:
-            raise SR3Error(job.error)
+        if job.result is None:
+            raise SR3Error(job.error or "A visitor left before the picture was there.")
     return jobs
 
 

@@ -16,15 +16,16 @@ import sr3.cores  # noqa: F401  nor do idle threads spin: before any test loads 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Those in a browser come last: Playwright keeps an event loop in this thread to the end. Two
-    processes (`-n 2 --dist loadgroup`) take these and all others, each in this order."""
+    """Those in a browser come last: Playwright keeps an event loop in this thread to the end. Of
+    two processes one takes the files of these, the other all other tests, and helps then."""
 
     def in_browser(item):
         return item.get_closest_marker("browser") is not None
 
     items.sort(key=in_browser)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("browser" if in_browser(item) else "others"))
+        name = item.path.stem if in_browser(item) else "others"
+        item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,11 @@
 // The board: equal squares that change together, with a timeline, a play button and a lens.
 //
-// Frames are played in order at a steady pace; what Python says last (`pictures`) is shown after
+// Frames are played in order at a steady pace, sooner once the result is there; what Python says last (`pictures`) is shown after
 // the last of them. Once a run has ended the timeline scrubs, and the play button plays it again.
 // The lens shows the same place of every square, three times as large.
 
 const ZOOM = 3
+const HURRY = 25 // shortest time a frame is shown once the result is there, milliseconds
 const MARKUP = `
   <div class="status"><span class="text"></span><span class="left"></span></div>
   <div class="controls">
@@ -111,7 +112,7 @@ class Board {
     if (frame) {
       this.shown = frame.index
       this.showFrame(frame)
-      const pace = this.playing ? Math.max(this.data.pace, 180) : this.data.pace
+      const pace = this.playing ? Math.max(this.data.pace, 180) : this.data.live ? this.data.pace : HURRY
       this.timer = setTimeout(() => { this.timer = null; this.play() }, pace)
     } else if (this.data.live) {
       if (this.shown < 0) this.showStill()

@@ -87,6 +87,17 @@ class Group:
         return every and all(status in ENDED for status in statuses)
 
     @property
+    def begun(self) -> bool:
+        """Whether every chain has a frame."""
+        return all(self.newest(place) is not None for place in range(len(self.tasks)))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last of the submitted chains has its picture, where that is known."""
+        known = [job.seconds_left for job in self.jobs.values()]
+        return max((each for each in known if each is not None), default=None)
+
+    @property
     def failure(self) -> str:
         """A sentence where a chain failed."""
         errors = [job.error for job in self.jobs.values() if job.error]

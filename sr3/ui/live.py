@@ -7,7 +7,6 @@ cancels it.
 
 from __future__ import annotations
 
-import time
 import uuid
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -21,11 +20,10 @@ from sr3.images import Pixels, enlarge
 from sr3.ui import service
 from sr3.ui.frame import quiet_notice
 from sr3.ui.inputs import Face
+from sr3.ui.polling import POLL, await_event, draw_again
 from sr3.ui.settings import Recipe
 from sr3.ui.stage import Moment, Picture, Scene, png, show, webp
 
-POLL = 0.15  # seconds
-FIRST = 0.2  # longest wait for the first frame, seconds: a poll sooner than the first poll
 DOUBLE_CLICK = 0.3  # seconds
 # The one primary button; it has one type, since another would be another button to the browser.
 MAIN: dict[str, Any] = {"key": "sr3_main", "width": 200, "type": "primary"}
@@ -46,6 +44,16 @@ class Run:
     @property
     def ended(self) -> bool:
         return self.job.status in ENDED
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a frame."""
+        return self.job.newest is not None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the picture is there."""
+        return self.job.seconds_left
 
     @cached_property
     def before(self) -> dict[str, Picture]:
@@ -142,17 +150,19 @@ def _watch(face: Face | None, run: Run | None, live: bool) -> None:
         show(Scene(_nothing(), "Choose a face to begin."))
     elif run is None:
         show(Scene(_before(face), "Ready. One press, and the network fills in what is missing."))
-    elif live and run.ended:
-        st.rerun()
+    elif live:
+        await_event(run)
+        going = not run.ended
+        show(_scene(run, going))
+        if not going:
+            draw_again()
     else:
-        show(_scene(run, live))
+        show(_scene(run, False))
 
 
 def _scene(run: Run, live: bool) -> Scene:
     """The stage of a run: of one under way only the frames since the last poll are sent."""
     job = run.job
-    if live and not run.moments:
-        _await_first_frame(job)
     frames = job.frames
     new = [frame for frame in frames if not live or frame.index not in run.moments]
     moments = [_moment(run, frame) for frame in new]
@@ -172,12 +182,6 @@ def _scene(run: Run, live: bool) -> Scene:
         _after(run), status, f"{job.seconds:.1f} s", status, run=run.name, playing=playing,
         frames=moments, at=frames[-1].index if frames else 0, total=job.total,
     )  # fmt: skip
-
-
-def _await_first_frame(job: Job) -> None:
-    deadline = time.monotonic() + FIRST
-    while job.newest is None and job.status not in ENDED and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 def _outcome(run: Run) -> str:

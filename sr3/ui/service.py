@@ -27,12 +27,18 @@ from sr3.metrics import Scorer
 from sr3.pipeline import SuperResolver
 from sr3.shelf import Shelf, room_for_weights
 
+SWITCH = 0.0005  # seconds
 MAX_NAMED = 64  # resolvers of either kind; their weights are on the shelf
 
 
 @st.cache_resource(max_entries=1, show_spinner=False, on_release=lambda engine: engine.close())
 def engine() -> Engine:
-    """The server's one engine."""
+    """The server's one engine.
+
+    It gives the interpreter away at each operation of a network; what runs meanwhile, a page's
+    script, keeps it for the switch interval, which by default is longer than the operation.
+    """
+    sys.setswitchinterval(SWITCH)
     return Engine(rest=Tidy().now_and_then)
 
 

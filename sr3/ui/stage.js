@@ -1,10 +1,11 @@
 // The stage: two large and two small squares, a status line and a timeline under it.
 //
 // Python sends what should be seen (`still`) and the frames of the current run; frames are played
-// in order at a steady pace, so that none is lost between two polls, and `still` is shown after
-// the last. Once a run has ended, the timeline scrubs through its frames.
+// in order at a steady pace, sooner once the result is there, so that none is lost between two
+// polls, and `still` is shown after the last. Once a run has ended, the timeline scrubs through its frames.
 
 const PACE = 70 // shortest time a frame is shown, milliseconds
+const HURRY = 25 // the same once the result is there
 const MARKUP = `
   <div class="status"><span class="text"></span><span class="left"></span></div>
   <input class="timeline" type="range" min="0" max="1" value="0" step="1"
@@ -80,7 +81,7 @@ class Stage {
     if (frame) {
       this.shown = frame.index
       this.showFrame(frame)
-      this.timer = setTimeout(() => { this.timer = null; this.play() }, PACE)
+      this.timer = setTimeout(() => { this.timer = null; this.play() }, this.data.live ? PACE : HURRY)
     } else if (this.data.live) {
       if (this.shown < 0) this.showStill()
     } else if (this.settled !== this.data.stamp) {

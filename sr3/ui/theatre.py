@@ -17,9 +17,9 @@ from sr3.ui.board import Board
 from sr3.ui.frame import quiet_notice, small_print
 from sr3.ui.group import Group, Task
 from sr3.ui.inputs import Face
+from sr3.ui.polling import POLL, await_event, draw_again
 from sr3.ui.stage import Picture
 
-POLL = 0.15  # seconds
 ARRIVED = "sr3_arrived"  # key of the session: a link asks for a run
 Scene = Callable[[Face, Group | None, bool], Board]  # face, group, whether it is under way
 
@@ -57,15 +57,18 @@ def perform(
 
 
 def _watch(slot: str, face: Face | None, found: Group | None, live: bool, scene: Scene) -> None:
-    if live and found is not None:
+    going = live and found is not None
+    if going and found is not None:
         found.pump()
-        if found.ended:
-            st.rerun()
+        await_event(found)
+        going = not found.ended
     if face is None:
         shown = Board([Picture("Input", "", alt="–")], "Choose a face to begin.")
     else:
-        shown = scene(face, found, live)
+        shown = scene(face, found, going)
     board.show(shown, f"{slot}_board")
+    if live and not going:
+        draw_again()
 
 
 def status(found: Group | None, live: bool, ready: str, done: str) -> tuple[str, str]:
@@ -76,8 +79,7 @@ def status(found: Group | None, live: bool, ready: str, done: str) -> tuple[str,
         ended = "Failed" if found.failure else "Stopped" if found.early else ""
         said = f"{ended}; what was there is kept." if ended else done
         return said, f"{found.seconds:.1f} s"
-    lefts = [job.seconds_left for job in found.jobs.values()]
-    left = max((each for each in lefts if each is not None), default=0.0)
+    left = found.seconds_left
     time = f"about {left:.1f} s left" if left else ""
     fresh = [job for place, job in found.jobs.items() if place not in found.reused]
     if not any(job.evaluations for job in fresh):

@@ -1,0 +1,49 @@
+"""How a fragment watches a run: as often as pictures need, and at its ends sooner than that.
+
+A poll is a message of the page and a run of the fragment, which costs the engine time; so polls are
+few, and one that comes just before the first frame or the end waits for it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NoReturn, Protocol
+
+import streamlit as st
+
+POLL = 0.2  # seconds
+LONGEST = 0.3  # seconds that a poll waits
+NAP = 0.01
+SENT = 0.03  # seconds in which the server sends what a script has drawn
+
+
+class Watched(Protocol):
+    """A run of one chain or several."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a frame to be shown."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None: not known yet."""
+
+
+def await_event(run: Watched) -> None:
+    """Wait for the first frame, or for an end that comes before the next poll."""
+    deadline, begun = time.monotonic() + LONGEST, run.begun
+    while not run.ended and time.monotonic() < deadline:
+        left = run.seconds_left
+        if run.begun if not begun else left is None or left > POLL:
+            return
+        time.sleep(NAP)
+
+
+def draw_again() -> NoReturn:
+    """Run the whole script, once what the fragment has drawn is on its way: a result is seen before
+    the rest of the page is."""
+    time.sleep(SENT)
+    st.rerun()
