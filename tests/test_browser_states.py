@@ -15,6 +15,7 @@ from tests.browsing import (
     LATER,
     SETTLED,
     SHAPES,
+    STILL,
     faults,
     press,
     rerun,
@@ -180,6 +181,7 @@ def test_the_main_path_by_keyboard_alone(visit, stand, tmp_path):
     def go(wanted: str) -> None:
         page.wait_for_selector(SETTLED)
         at = tab_to(page, wanted)
+        at.evaluate(STILL)  # an expander may still open
         unseen.extend([] if is_seen(page, at) else [wanted])
 
     go("radio Astronaut")

@@ -92,6 +92,12 @@ class Group:
         return all(self.newest(place) is not None for place in range(len(self.tasks)))
 
     @property
+    def position(self) -> int:
+        """How many jobs of others are served before its first one: its own are nobody ahead."""
+        fresh = [job for place, job in self.jobs.items() if place not in self.reused]
+        return min((job.position for job in fresh if not job.ended), default=0)
+
+    @property
     def seconds_left(self) -> float | None:
         """Until the last of the submitted chains has its picture, where that is known."""
         known = [job.seconds_left for job in self.jobs.values()]

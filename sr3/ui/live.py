@@ -51,6 +51,11 @@ class Run:
         return self.job.newest is not None
 
     @property
+    def position(self) -> int:
+        """How many jobs are served before it."""
+        return self.job.position
+
+    @property
     def seconds_left(self) -> float | None:
         """Until the picture is there."""
         return self.job.seconds_left

@@ -25,6 +25,10 @@ class Watched(Protocol):
         """Whether there is a frame to be shown."""
 
     @property
+    def position(self) -> int:
+        """How many of others are served before it."""
+
+    @property
     def ended(self) -> bool: ...
 
     @property
@@ -33,11 +37,13 @@ class Watched(Protocol):
 
 
 def await_event(run: Watched) -> None:
-    """Wait for the first frame, or for an end that comes before the next poll."""
+    """Wait for the first frame, once it is its turn, or for an end that comes before the next
+    poll."""
     deadline, begun = time.monotonic() + LONGEST, run.begun
     while not run.ended and time.monotonic() < deadline:
         left = run.seconds_left
-        if run.begun if not begun else left is None or left > POLL:
+        near = left is not None and left <= POLL if begun else not (run.begun or run.position)
+        if not near:
             return
         time.sleep(NAP)
 

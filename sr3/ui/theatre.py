@@ -83,8 +83,7 @@ def status(found: Group | None, live: bool, ready: str, done: str) -> tuple[str,
     time = f"about {left:.1f} s left" if left else ""
     fresh = [job for place, job in found.jobs.items() if place not in found.reused]
     if not any(job.evaluations for job in fresh):
-        # One's own chains are nobody ahead: others are those before the first of them.
-        ahead = min((job.position for job in fresh if not job.ended), default=0)
+        ahead = found.position
         place = f"Waiting: {ahead} ahead of you." if ahead else "Starting …"
         return found.waiting or place, time
     return f"Working: {found.done} of {found.work} evaluations.", time
