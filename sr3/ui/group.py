@@ -87,6 +87,11 @@ class Group:
         return every and all(status in ENDED for status in statuses)
 
     @property
+    def fresh(self) -> list[Job]:
+        """The jobs that were submitted for this group."""
+        return [job for place, job in self.jobs.items() if place not in self.reused]
+
+    @property
     def begun(self) -> bool:
         """Whether every chain has a frame."""
         return all(self.newest(place) is not None for place in range(len(self.tasks)))
@@ -94,8 +99,7 @@ class Group:
     @property
     def position(self) -> int:
         """How many jobs of others are served before its first one: its own are nobody ahead."""
-        fresh = [job for place, job in self.jobs.items() if place not in self.reused]
-        return min((job.position for job in fresh if not job.ended), default=0)
+        return min((job.position for job in self.fresh if not job.ended), default=0)
 
     @property
     def seconds_left(self) -> float | None:
@@ -122,9 +126,8 @@ class Group:
     @property
     def seconds(self) -> float:
         """From the first submission to the last end, of the chains that were run for this."""
-        own = [job for place, job in self.jobs.items() if place not in self.reused]
-        starts = [job.submitted for job in own]
-        ends = [job.submitted + job.seconds for job in own]
+        starts = [job.submitted for job in self.fresh]
+        ends = [job.submitted + job.seconds for job in self.fresh]
         return max(ends) - min(starts) if starts else 0.0
 
     def newest(self, place: int) -> Frame | None:

@@ -81,8 +81,7 @@ def status(found: Group | None, live: bool, ready: str, done: str) -> tuple[str,
         return said, f"{found.seconds:.1f} s"
     left = found.seconds_left
     time = f"about {left:.1f} s left" if left else ""
-    fresh = [job for place, job in found.jobs.items() if place not in found.reused]
-    if not any(job.evaluations for job in fresh):
+    if not any(job.evaluations for job in found.fresh):
         ahead = found.position
         place = f"Waiting: {ahead} ahead of you." if ahead else "Starting …"
         return found.waiting or place, time
