@@ -64,7 +64,7 @@ class Board {
     this.data = data
     this.arrange()
     if (data.run !== this.run) {
-      this.run = data.run
+      this.run = this.root.dataset.run = data.run
       this.frames.clear()
       this.queue = []
       this.settled = null

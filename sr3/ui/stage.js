@@ -58,7 +58,7 @@ class Stage {
       const asked = this.run !== null // a page that opens with a run does not scroll to it
       this.frames.clear()
       this.queue = []
-      this.run = data.run
+      this.run = this.root.dataset.run = data.run
       this.settled = null
       this.shown = data.live ? -1 : Infinity // a finished run is not played again
       for (const divider of this.root.querySelectorAll('.divider')) divider.value = 50
