@@ -41,9 +41,9 @@ LIMITS = {
     ("a first visit, the address", FRAME): 3.0, ("a first visit, the address", RESULT): 3.0,
 }  # fmt: skip
 NETWORKS, STEPS = 3, 10
-# `marks` holds milliseconds: where they count from, and when the first frame and the result of a run
-# that is not `old`, the one on the page at the click, were painted. A quick run is done when it is
-# first seen, in the words of the run before it: so runs are told apart by their names.
+# `marks` holds milliseconds: where they count from, and when the first frame and the result of a
+# run that is not `old`, the one on the page at the click, were painted. A quick run is done when it
+# is first seen, in the words of the run before it: so runs are told apart by their names.
 WATCH = """(() => {
   const marks = window.sr3Marks = { from: 0, frame: null, result: null, armed: false, old: '' }
   let seen = ''

@@ -12,6 +12,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -129,7 +130,9 @@ class Stand:
 def served(folder: Path) -> Iterator[Stand]:
     """The app on a free port, with a registry folder and without LPIPS."""
     port, log = free_port(), folder / "server.log"
-    environment = os.environ | {"SR3_LPIPS_WEIGHTS": str(folder / "none.pth")}
+    environment = os.environ | {
+        "SR3_LPIPS_WEIGHTS": str(folder / "none.pth"), "PYTHONFAULTHANDLER": "1",
+    }  # fmt: skip
     with log.open("w") as out:
         server = subprocess.Popen(
             [sys.executable, "-m", "tests.app_server", str(folder), str(port)],
@@ -165,8 +168,18 @@ def serving(server: subprocess.Popen, address: str, log: Path) -> Iterator[float
             pytest.fail(f"not healthy after 90 s: {log.read_text()[-500:]}")
         yield time.monotonic() - began
     finally:
-        server.terminate()
-        server.wait(20)
+        end(server, log)
+
+
+def end(server: subprocess.Popen, log: Path, patience: float = 60) -> None:
+    """Tell a server to stop; one that does not fails, with where its threads are."""
+    server.terminate()
+    try:
+        server.wait(patience)
+    except subprocess.TimeoutExpired:
+        server.send_signal(signal.SIGABRT)  # faulthandler: all stacks into the log
+        server.wait(patience)
+        pytest.fail(f"not stopped after {patience} s: {log.read_text()[-5000:]}")
 
 
 # ----------------------------------------------------------------------------------------- a page

@@ -417,7 +417,7 @@ def test_uploads_and_the_camera_work_inside_another_sites_frame(
                   f"--server.port={port}", "--server.xsrfCookieSameSite=none"],
     }[entry]  # fmt: skip
     environment = os.environ | {
-        "SR3_TLS": str(certificate),
+        "SR3_TLS": str(certificate), "PYTHONFAULTHANDLER": "1",
         "PORT": str(port), "SR3_ADDRESS": "127.0.0.1", "HF_HUB_OFFLINE": "1",
         "STREAMLIT_SERVER_SSL_CERT_FILE": str(certificate / "cert.pem"),
         "STREAMLIT_SERVER_SSL_KEY_FILE": str(certificate / "key.pem"),

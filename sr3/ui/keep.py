@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import streamlit as st
 from sr3.errors import SR3Error
 from sr3.images import Pixels, encode_png
 from sr3.takeaway import Shown, card, film_strip, gif, mp4, sheet
+from sr3.ui.background import in_background
 from sr3.ui.frame import small_print
 from sr3.ui.stage import webp
 
@@ -119,10 +120,7 @@ def film_trouble() -> Future[str]:
 
     Streamlit has one sentence for every download that fails: ours must be there before the click.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="sr3-film")
-    future = pool.submit(_try_film)
-    pool.shutdown(wait=False)
-    return future
+    return in_background("sr3-film", _try_film)
 
 
 def _try_film() -> str:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ from sr3.images import Pixels
 from sr3.metrics import Scorer
 from sr3.pipeline import SuperResolver
 from sr3.shelf import Shelf, room_for_weights
+from sr3.ui.background import in_background
 
 SWITCH = 0.0005  # seconds
 MAX_NAMED = 64  # resolvers of either kind; their weights are on the shelf
@@ -114,10 +115,8 @@ def offered() -> dict[str, RegistryEntry]:
 @st.cache_resource(max_entries=1, show_spinner=False)
 def scorer() -> Future[Scorer]:
     """The metrics, loading in the background: LPIPS takes seconds, or a download, at first."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="sr3-scorer")
-    future = pool.submit(Scorer.load)
+    future = in_background("sr3-scorer", Scorer.load)
     future.add_done_callback(lambda _: _settle())
-    pool.shutdown(wait=False)
     return future
 
 

@@ -8,17 +8,21 @@ hashed as a whole before it is shown, so shelves are filled in the background.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import Future
+from functools import partial
 
 import streamlit as st
 
 from sr3.domains import SPLITS, load_domain, load_pixels, place, registered
 from sr3.errors import DomainError
 from sr3.images import Pixels
+from sr3.ui.background import in_background
 
 FACES = 6  # of each domain
 SIDE = 128  # pixels, as kept
 MOST = 12  # shelves
+_one_at_a_time = threading.Lock()  # pages come first
 
 
 def allowed() -> list[str]:
@@ -62,17 +66,13 @@ def filled() -> dict[str, Pixels]:
 
 @st.cache_resource(max_entries=MOST, show_spinner=False)
 def _filling(domain: str) -> Future[Pixels]:
-    return _readers().submit(_read, domain)
-
-
-@st.cache_resource(max_entries=1, show_spinner=False)
-def _readers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="sr3-shelf")  # one: pages come first
+    return in_background("sr3-shelf", partial(_read, domain))
 
 
 def _read(domain: str) -> Pixels:
     if registered().get(domain, {}).get("may_show") is not True:
         raise DomainError(f"The faces of {domain} may not be shown.")
-    found = load_domain(domain)
-    split = next(each for each in SPLITS if found.entries(each))  # the test's, where it has any
-    return load_pixels(found.subset(split, min(FACES, len(found.entries(split)))), SIDE)
+    with _one_at_a_time:
+        found = load_domain(domain)
+        split = next(each for each in SPLITS if found.entries(each))  # the test's, where it has any
+        return load_pixels(found.subset(split, min(FACES, len(found.entries(split)))), SIDE)
