@@ -3,13 +3,24 @@
 import streamlit as st
 
 from sr3.ui import keep, links, live, result, tour, words
-from sr3.ui.frame import page
-from sr3.ui.inputs import choose
+from sr3.ui.frame import alone, page
+from sr3.ui.inputs import Face, choose
+from sr3.ui.settings import Recipe
 
 LEAD = (
     "From 16 × 16 pixels to 128 × 128: a diffusion model starts from noise and takes the noise "
     "away, step by step."
 )
+
+
+@alone
+def resolve(face: Face | None, recipe: Recipe) -> None:
+    run = live.current(face)
+    live.controls(face, recipe, run)
+    live.watch(face, run)
+    if run is not None and run.ended:
+        result.show(run)
+
 
 with page("Super-resolve a face", LEAD):
     links.restore()
@@ -18,11 +29,7 @@ with page("Super-resolve a face", LEAD):
         face, recipe = choose()
     with view:
         live.arrive(face, recipe)
-        run = live.current(face)
-        live.controls(face, recipe, run)
-        live.watch(face, run)
-        if run is not None and run.ended:
-            result.show(run)
+        resolve(face, recipe)
         keep.past()
         words.explain_chain()
     tour.show()

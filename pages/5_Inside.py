@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sr3.ui import inside, keep, links
-from sr3.ui.frame import page
+from sr3.ui.frame import alone, page
 from sr3.ui.inputs import choose
 
 LEAD = "What each step does, how sure the network is, and what the settings change."
@@ -17,5 +17,5 @@ with page("Inside the chain", LEAD):
         for tab, part in zip(tabs, inside.PARTS.values(), strict=True):
             if tab.open:
                 with tab:
-                    part(face, recipe)
+                    alone(part)(face, recipe)
         keep.past()

@@ -23,6 +23,7 @@ from sr3.pipeline import SuperResolver
 from sr3.samplers import Refine, Sampler
 
 Status = Literal["waiting", "running", "done", "cancelled", "failed"]
+ENDED: tuple[Status, ...] = ("done", "cancelled", "failed")
 MAX_FRAMES = 101  # kept a job: 100 steps, spread evenly over longer chains, and the result
 KEPT_BYTES = 20 << 20  # and so many bytes of them: a chain of 10 steps at 512 x 512
 ABANDONED = 20.0  # seconds without a poll after which a job is cancelled

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+from sr3.ui.polling import POLL
 from tests.browsing import LATER, SETTLED, photograph, press, rerun, turn_tab, turn_to
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -71,9 +72,16 @@ def test_stop_and_run_again(page, stand):
         expect(page.get_by_text(LATER).first).to_be_visible()
         page.get_by_role("main").get_by_role("button", name="Stop").click()
         expect(page.get_by_text("what was there is kept").first).to_be_visible()
+        page.wait_for_selector(SETTLED)
+        runs = page.evaluate("window.sr3Runs")
+        page.wait_for_timeout(5 * 1000 * POLL)
+        assert page.evaluate("window.sr3Runs") == runs  # nothing is polled any more
     set_steps(page, "Home")
     press(page.get_by_role("button", name="Super-resolve"))
     expect(page.get_by_text("in 1 step.").first).to_be_visible()
+    press(page.get_by_role("button", name="Try another seed"))
+    expect(page.get_by_role("spinbutton", name="Seed")).to_have_value("1")
+    expect(page.get_by_text("seed 1. One sample").first).to_be_visible()
 
 
 def test_upload_a_good_and_a_bad_file(page):

@@ -1,19 +1,24 @@
 """The frame around every page: browser tab, navigation, title. Call `page` first on each page.
 
-Invariant: a page's errors of the project's own kind end in one box with one sentence.
+Invariant: a page's errors of the project's own kind end in one box with one sentence, those of a
+part that is drawn alone too.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec
 
 import streamlit as st
 
 from sr3.errors import SR3Error
 from sr3.hub import silent
 from sr3.ui import service
+
+P = ParamSpec("P")
 
 # The mark: a coarse pixel grid that dissolves into a smooth face-like disc.
 MARK = """
@@ -56,12 +61,30 @@ def page(title: str, lead: str, *, bare: bool = False) -> Iterator[None]:
         navigation()
         st.title(title, anchor=False)
         st.markdown(lead)
+    with _told():
+        yield
+    if bare:
+        st.page_link("app.py", label="Leave", icon=":material/logout:")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
     try:
         yield
     except SR3Error as error:
         st.error(str(error), icon=":material/error:")
-    if bare:
-        st.page_link("app.py", label="Leave", icon=":material/logout:")
+
+
+def alone(part: Callable[P, None]) -> Callable[P, None]:
+    """A part of a page that a click in it draws again without the rest: what takes time on two
+    cores takes it from the network."""
+
+    @wraps(part)
+    def told(*arguments: P.args, **named: P.kwargs) -> None:
+        with _told():
+            part(*arguments, **named)
+
+    return st.fragment(told)
 
 
 def navigation() -> None:

@@ -17,13 +17,12 @@ from sr3.config import SamplerConfig
 from sr3.engine import MAX_FRAMES, EngineBusy, Frame, Job
 from sr3.errors import SR3Error
 from sr3.images import Pixels
+from sr3.jobs import ENDED
 from sr3.pipeline import SuperResolver
 from sr3.ui import service
 from sr3.ui.inputs import Face
 from sr3.ui.settings import step_count
 from sr3.ui.stage import webp
-
-ENDED = ("done", "cancelled", "failed")
 
 
 @dataclass(frozen=True)

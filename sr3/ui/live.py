@@ -17,10 +17,11 @@ import streamlit as st
 from sr3.engine import Frame, Job
 from sr3.errors import SR3Error
 from sr3.images import Pixels, enlarge
+from sr3.jobs import ENDED
 from sr3.ui import service
 from sr3.ui.frame import quiet_notice
 from sr3.ui.inputs import Face
-from sr3.ui.polling import POLL, await_event, draw_again
+from sr3.ui.polling import await_event, draw_again, follow
 from sr3.ui.settings import Recipe
 from sr3.ui.stage import Moment, Picture, Scene, png, show, webp
 
@@ -28,7 +29,6 @@ DOUBLE_CLICK = 0.3  # seconds
 # The one primary button; it has one type, since another would be another button to the browser.
 MAIN: dict[str, Any] = {"key": "sr3_main", "width": 200, "type": "primary"}
 AT_ONCE = True  # whether a first visit starts with a run
-ENDED = ("done", "cancelled", "failed")
 
 
 @dataclass
@@ -119,7 +119,7 @@ def stop_on_purpose() -> None:
 
 
 def start_again(face: Face, recipe: Recipe) -> None:
-    """Start with the next seed."""
+    """Start with the next seed, which `controls` then shows."""
     seed = recipe.seed + 1
     st.session_state["sr3_seed"] = seed
     start(face, Recipe(recipe.resolver, recipe.title, recipe.sampling, seed))
@@ -127,6 +127,8 @@ def start_again(face: Face, recipe: Recipe) -> None:
 
 def controls(face: Face | None, recipe: Recipe, run: Run | None) -> None:
     """The one primary button, which is Stop while a run is under way; refusals and failures."""
+    if st.session_state.get("sr3_seed", recipe.seed) != recipe.seed:
+        st.rerun()  # the seed's field is in another part of the page
     going = run is not None and not run.ended
     # One key and type for both faces of the button: it stays in its place and keeps the focus.
     if going:
@@ -147,7 +149,7 @@ def controls(face: Face | None, recipe: Recipe, run: Run | None) -> None:
 def watch(face: Face | None, run: Run | None) -> None:
     """The stage, polling while a run is under way; the page is drawn again when it ends."""
     live = run is not None and not run.ended
-    st.fragment(partial(_watch, face, run, live), run_every=POLL if live else None)()
+    follow(partial(_watch, face, run, live), live)
 
 
 def _watch(face: Face | None, run: Run | None, live: bool) -> None:

@@ -7,6 +7,7 @@ few, and one that comes just before the first frame or the end waits for it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 import streamlit as st
@@ -34,6 +35,19 @@ class Watched(Protocol):
     @property
     def seconds_left(self) -> float | None:
         """None: not known yet."""
+
+
+def follow(draw: Callable[[], None], live: bool) -> None:
+    """Draw now, and while `live` again every POLL seconds.
+
+    Once it is not, there is no fragment any more: one that was drawn anew without a period would
+    keep its earlier one where a part of the page is drawn alone.
+    """
+    if live:
+        st.fragment(draw, run_every=POLL)()
+    else:
+        with st.container():  # as the fragment had: what is in it stays in its place
+            draw()
 
 
 def await_event(run: Watched) -> None:

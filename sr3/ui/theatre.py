@@ -17,7 +17,7 @@ from sr3.ui.board import Board
 from sr3.ui.frame import quiet_notice, small_print
 from sr3.ui.group import Group, Task
 from sr3.ui.inputs import Face
-from sr3.ui.polling import POLL, await_event, draw_again
+from sr3.ui.polling import await_event, draw_again, follow
 from sr3.ui.stage import Picture
 
 ARRIVED = "sr3_arrived"  # key of the session: a link asks for a run
@@ -52,7 +52,7 @@ def perform(
     if found is not None and found.failure:
         st.error(found.failure, icon=":material/error:")
     quiet_notice()
-    st.fragment(partial(_watch, slot, face, found, live, scene), run_every=POLL if live else None)()
+    follow(partial(_watch, slot, face, found, live, scene), live)
     return found if found is not None and not live and found.newest(0) is not None else None
 
 
