@@ -36,7 +36,7 @@ def main() -> None:
     port = free_port()
     serve = ["-c", SERVE, str(port), options.checkpoints]
     with in_browser(serve, port, SR3_POSTER_HOME=str(HOME_AFTER)) as (server, browser, address):
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
         page.set_default_timeout(120_000)
         expect.set_options(timeout=120_000)
         page.goto(f"{address}/?page=poster")
