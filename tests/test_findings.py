@@ -25,6 +25,15 @@ def test_the_readme_holds_the_findings_of_the_table(story):
     assert text.split(findings.BEGIN)[1].split(findings.END)[0] == findings.block(story)
 
 
+def test_the_readme_s_tables_are_made_from_the_table(story):
+    """`python -m benchmarks.tables` prints them."""
+    text = findings.README.read_text(encoding="utf-8")
+    rows, parent = tables.shown(story.table, story.parent), story.parent
+    made = [tables.quality(results.summary(rows)), tables.against_bicubic(rows)]
+    made += [tables.against(story.table, name, parent) for name in ("lite-2", "lite-1")]
+    assert [each for each in made if each not in text] == []
+
+
 def test_nothing_measured_is_typed_beside_them():
     text = findings.README.read_text(encoding="utf-8")
     section = text.split("## What the study found\n")[1].split("\n## ")[0]
