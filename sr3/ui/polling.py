@@ -12,7 +12,8 @@ from typing import NoReturn, Protocol
 
 import streamlit as st
 
-POLL = 0.2  # seconds
+POLL = 0.2  # seconds, of one chain; several take longer for each picture that all of them have
+MANY = 0.3  # seconds, of several
 LONGEST = 0.3  # seconds that a poll waits
 NAP = 0.01
 SENT = 0.03  # seconds in which the server sends what a script has drawn
@@ -37,26 +38,26 @@ class Watched(Protocol):
         """None: not known yet."""
 
 
-def follow(draw: Callable[[], None], live: bool) -> None:
-    """Draw now, and while `live` again every POLL seconds.
+def follow(draw: Callable[[], None], live: bool, every: float = POLL) -> None:
+    """Draw now, and while `live` again and again, `every` so many seconds.
 
     Once it is not, there is no fragment any more: one that was drawn anew without a period would
     keep its earlier one where a part of the page is drawn alone.
     """
     if live:
-        st.fragment(draw, run_every=POLL)()
+        st.fragment(draw, run_every=every)()
     else:
         with st.container():  # as the fragment had: what is in it stays in its place
             draw()
 
 
-def await_event(run: Watched) -> None:
+def await_event(run: Watched, every: float = POLL) -> None:
     """Wait for the first frame, once it is its turn, or for an end that comes before the next
-    poll."""
+    poll, `every` so many seconds."""
     deadline, begun = time.monotonic() + LONGEST, run.begun
     while not run.ended and time.monotonic() < deadline:
         left = run.seconds_left
-        near = left is not None and left <= POLL if begun else not (run.begun or run.position)
+        near = left is not None and left <= every if begun else not (run.begun or run.position)
         if not near:
             return
         time.sleep(NAP)

@@ -17,7 +17,7 @@ from sr3.ui.board import Board
 from sr3.ui.frame import quiet_notice, small_print
 from sr3.ui.group import Group, Task
 from sr3.ui.inputs import Face
-from sr3.ui.polling import await_event, draw_again, follow
+from sr3.ui.polling import MANY, await_event, draw_again, follow
 from sr3.ui.stage import Picture
 
 ARRIVED = "sr3_arrived"  # key of the session: a link asks for a run
@@ -52,7 +52,7 @@ def perform(
     if found is not None and found.failure:
         st.error(found.failure, icon=":material/error:")
     quiet_notice()
-    follow(partial(_watch, slot, face, found, live, scene), live)
+    follow(partial(_watch, slot, face, found, live, scene), live, MANY)
     return found if found is not None and not live and found.newest(0) is not None else None
 
 
@@ -60,7 +60,7 @@ def _watch(slot: str, face: Face | None, found: Group | None, live: bool, scene:
     going = live and found is not None
     if going and found is not None:
         found.pump()
-        await_event(found)
+        await_event(found, MANY)
         going = not found.ended
     if face is None:
         shown = Board([Picture("Input", "", alt="–")], "Choose a face to begin.")
