@@ -79,6 +79,7 @@ def visit(page: Page, number: int) -> None:
         page.wait_for_selector(SETTLED)
     if number % 3 == 1:
         page.get_by_role("tab", name="Upload").click()
+        expect(page.locator("input[type=file]")).to_be_attached()
         page.evaluate(GIVE, photograph(number))
         expect(page.get_by_text("Ready.").first).to_be_visible()
         page.wait_for_selector(SETTLED)
