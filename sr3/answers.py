@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sr3.bootstrap import bootstrap, bounds_of, interval_of
-from sr3.cells import Cell
+from sr3.cells import Cell, images_label
 from sr3.metrics import METRICS, Interval
 
 SHARE = 0.9  # of the best cell's gain: what counts as repaired
@@ -49,7 +49,7 @@ class Least:
     @property
     def sentence(self) -> str:
         told = f"{_title(self.metric)} on {self.target}: "
-        best = f"{_images(self.best[0])} and {self.best[1]:,} updates"
+        best = f"{images_label(self.best[0])} and {self.best[1]:,} updates"
         gained = f"{signed(self.gain)} with {best} ({_seeds(self.best_seeds)})"
         if self.updates is None or self.share is None:
             told += (
@@ -62,9 +62,9 @@ class Least:
                     f"({_seeds(other.seeds)})"
                 )
             return told + self._open_end
-        first, last = (_images(count) for count in self.images_between)
+        first, last = (images_label(count) for count in self.images_between)
         return (
-            f"{told}{_images(self.images)} and {self.updates:,} updates reach "
+            f"{told}{images_label(self.images)} and {self.updates:,} updates reach "
             f"{self.share.mean:.0%} of the best gain ({_bounds(self.share, '.0%')}; "
             f"{_seeds(self.seeds)}), which is {gained}; in 95% of resamples "
             f"the choice lies between {first} and {last}, and between "
@@ -75,7 +75,8 @@ class Least:
     def _open_end(self) -> str:
         if not self.longest:
             return "."
-        return f". No longer run with {_images(self.best[0])} was measured: more may still help."
+        images = images_label(self.best[0])
+        return f". No longer run with {images} was measured: more may still help."
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Contrast:
     @property
     def sentence(self) -> str:
         return (
-            f"{_title(self.metric)} on {self.domain}, {_images(self.images)} and "
+            f"{_title(self.metric)} on {self.domain}, {images_label(self.images)} and "
             f"{self.updates:,} updates: {verdict(self.ours, self.difference, self.baseline)} "
             f"({_seeds(self.seeds)})."
         )
@@ -127,7 +128,7 @@ class Trade:
     def sentence(self) -> str:
         place = ", on the Pareto front" if self.front else ""
         return (
-            f"{_title(self.metric)}: {self.name} changes {self.target} by {signed(self.gain)} and "
+            f"{_title(self.metric)}, {self.name}: {self.target} changes by {signed(self.gain)} and "
             f"{self.source} by {signed(self.change)} ({_seeds(self.seeds)}){place}."
         )
 
@@ -308,7 +309,8 @@ def _best_elsewhere(
     """Of the checkpoints that were tuned on a target or made of others, but for some, that which
     surely gains most; measured on all images that those were."""
     cells = {n: c for n, c in study.cells.items() if c.target == target and n not in left_out}
-    groups = [(settings_of(cell), names) for cell, names in alike(gains, cells).items()]
+    whole = whole_range(study.cells)
+    groups = [(cell.words(whole), names) for cell, names in alike(gains, cells).items()]
     groups += [(name, [name]) for name in study.others]
     found = []
     for name, names in groups:
@@ -344,7 +346,8 @@ def trades(study: Measured, metric: str, target: str, source: str, seed: int = 0
     the best on the target first."""
     there, here = study.gains(metric, target), study.gains(metric, source)
     cells = {n: c for n, c in study.cells.items() if c.target == target and n in here}
-    groups = [(settings_of(c), names) for c, names in alike(there, cells).items()]
+    whole = whole_range(study.cells)
+    groups = [(cell.words(whole), names) for cell, names in alike(there, cells).items()]
     groups += [
         (n, [n])
         for n in study.others
@@ -416,22 +419,12 @@ def _of(cell: Cell, setting: str) -> str:
     if setting == "range":
         return f"training on time steps {cell.range[0]}:{cell.range[1]}"
     if not cell.scratch:
-        return f"fine-tuning ({settings_of(cell)})"
+        return "fine-tuning"
     return "training from scratch" + (f" (rate {cell.rate:g})" if cell.rate else "")
-
-
-def settings_of(cell: Cell) -> str:
-    """A cell's settings but its parent, target and seed."""
-    title = cell.title.replace(" seed=0", "")
-    return title.split(f" on {cell.target} ", 1)[1]
 
 
 def _title(metric: str) -> str:
     return METRICS[metric].title
-
-
-def _images(count: int | None) -> str:
-    return "all images" if count is None else f"{count:,} image{'s' * (count != 1)}"
 
 
 def _seeds(count: int) -> str:

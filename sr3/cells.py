@@ -57,6 +57,19 @@ class Cell:
         ]
         return " ".join(word for word in words if word)
 
+    def words(self, whole: tuple[int, int]) -> str:
+        """Its settings but the parent, the target and the seed, for people; the time steps where
+        they are not the whole chain."""
+        parts = [
+            f"{images_label(self.images)}, {self.updates:,} updates",
+            f"steps {self.range[0]}:{self.range[1]}" if self.range != whole else "",
+            f"LoRA {self.lora}" if self.lora else "",
+            f"replay {self.replay:g}" if self.replay else "",
+            f"rate {self.rate:g}" if self.rate else "",
+            "from scratch" if self.scratch else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
     @classmethod
     def parse(cls, name: str) -> Cell | None:
         """The cell of a name in the table; None for another checkpoint's."""
@@ -95,3 +108,8 @@ class Cell:
     def plain(self) -> bool:
         """Whether it is plain fine-tuning: every weight, no replay, the method's own rate."""
         return not (self.lora or self.replay or self.rate or self.scratch)
+
+
+def images_label(count: int | None) -> str:
+    """`16 images`, or `all images`."""
+    return "all images" if count is None else f"{count:,} image{'s' * (count != 1)}"

@@ -15,9 +15,10 @@ import plotly.graph_objects as go
 
 from sr3 import answers, figures
 from sr3.answers import MAIN, Contrast
+from sr3.cells import images_label
 from sr3.looks import Look
 from sr3.observations import drifts, fadings, flattening, main_metric, shifts, transfers
-from sr3.views import BASELINES, Story, images_label
+from sr3.views import BASELINES, Story
 
 STUDY = "`python -m sr3 study --plan poster --resume` measures it"
 GAP = (

@@ -15,10 +15,10 @@ import pandas as pd
 
 from sr3.answers import MAIN, alike, signed, verdict
 from sr3.bootstrap import bootstrap, interval_of
-from sr3.cells import Cell
+from sr3.cells import Cell, images_label
 from sr3.gap import Chain
 from sr3.metrics import METRICS, Interval
-from sr3.views import Along, Story, images_label
+from sr3.views import Along, Story
 
 
 @dataclass(frozen=True)

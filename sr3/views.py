@@ -20,7 +20,7 @@ import pandas as pd
 from sr3 import answers
 from sr3.answers import MAIN, Measured, alike, commonest_sampling, whole_range
 from sr3.bootstrap import bootstrap, interval_of
-from sr3.cells import Cell
+from sr3.cells import Cell, images_label
 from sr3.checkpoints import read_settings, registry
 from sr3.combine import Recipe
 from sr3.errors import SR3Error
@@ -124,16 +124,8 @@ class Story:
         for name, holds in (("range", limited), ("replay", bool(cell.replay)),
                             ("lora", bool(cell.lora)), ("scratch", cell.scratch)):  # fmt: skip
             kind = name if holds else kind  # type: ignore[assignment]
-        words = [
-            cell.target if len(self.targets) > 1 else "",
-            f"{images_label(cell.images)}, {cell.updates:,} updates",
-            f"steps {cell.range[0]}:{cell.range[1]}" if limited else "",
-            f"LoRA {cell.lora}" if cell.lora else "",
-            f"replay {cell.replay:g}" if cell.replay else "",
-            f"rate {cell.rate:g}" if cell.rate else "",
-            "from scratch" if cell.scratch else "",
-        ]
-        label = ", ".join(word for word in words if word)
+        target = f"{cell.target}, " if len(self.targets) > 1 else ""
+        label = target + cell.words(self.whole)
         order = (3, list(KINDS).index(kind), cell.range, _size(cell.images), cell.updates, label)
         return Identity(kind, label, cell.images, order)
 
@@ -404,11 +396,6 @@ def made_as(name: str) -> Kind:
 
 
 # ------------------------------------------------------------------------------------------- words
-def images_label(count: int | None) -> str:
-    """`16 images`, or `all images`."""
-    return "all images" if count is None else f"{count:,} image{'s' * (count != 1)}"
-
-
 def _line(cell: Cell) -> str:
     if not cell.scratch:
         return f"fine-tuned, {images_label(cell.images)}"

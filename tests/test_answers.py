@@ -97,7 +97,7 @@ def test_where_plain_fine_tuning_gains_nothing_what_else_gains_is_told(tmp_path)
     least = least_needed(study, "psnr", made.TARGET)
     assert least is not None and least.updates is None and least.share is None
     assert least.best == (16, 100) and least.gain.low < 0 < least.gain.mean
-    assert least.elsewhere is not None and "range=1500:2000" in least.elsewhere.name
+    assert least.elsewhere is not None and "steps 1500:2000" in least.elsewhere.name
     assert least.elsewhere.gain.mean == pytest.approx(0.8)
     assert "no plain fine-tuning of the whole chain surely gains" in least.sentence
     assert "range=1500:2000: +0.8000" in least.sentence and least.longest

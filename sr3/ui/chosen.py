@@ -5,12 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from sr3.cells import Cell
+from sr3.cells import Cell, images_label
 from sr3.checkpoints import registry
 from sr3.ui import measured
 from sr3.ui.frame import small_print
 from sr3.ui.measured import Subject
-from sr3.views import images_label
 
 KEY = "sr3_trade_choice"
 
