@@ -100,7 +100,7 @@ def test_where_plain_fine_tuning_gains_nothing_what_else_gains_is_told(tmp_path)
     assert least.elsewhere is not None and "steps 1500:2000" in least.elsewhere.name
     assert least.elsewhere.gain.mean == pytest.approx(0.8)
     assert "no plain fine-tuning of the whole chain surely gains" in least.sentence
-    assert "range=1500:2000: +0.8000" in least.sentence and least.longest
+    assert "steps 1500:2000: +0.8000" in least.sentence and least.longest
     without = {c: g for c, g in gains.items() if c.range == (0, 2000)}
     study = measured(tmp_path / "less", without, {"half-way": 0.3})
     less = least_needed(study, "psnr", made.TARGET)
