@@ -37,6 +37,7 @@ from sr3.turns import TURN, Paces, in_order, longest_unserved, ticks_to_end
 
 __all__ = ["ABANDONED", "MAX_FRAMES", "Engine", "EngineBusy", "Frame", "Job", "Status"]
 
+NOTICE = 600.0  # seconds
 WATCH = 0.5  # seconds between two looks of the watchdog at a worker that lives
 BROKEN = "The network gave a picture with invalid numbers; try another seed."
 RESTARTED = "The engine stopped in the middle of this picture and was restarted: try again."
@@ -75,7 +76,7 @@ class Engine:
         self.max_per_visitor, self.max_seconds = max_per_visitor, max_seconds
         self.stall, self._clock, self._rest = stall, clock, rest
         self.ticks = self.restarts = 0
-        self.notice: str | None = None  # what the watchdog last did
+        self._notice, self._noticed = "", 0.0  # what the watchdog last did, and when
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
@@ -155,6 +156,11 @@ class Engine:
         with self._changed:
             for job in list(self._jobs):
                 self._end(job, "cancelled")
+
+    @property
+    def notice(self) -> str | None:
+        """What the watchdog last did, for NOTICE seconds: who comes later has lost nothing."""
+        return self._notice if self._notice and time.monotonic() - self._noticed < NOTICE else None
 
     def wake(self) -> None:
         """Let the worker look at its jobs anew."""
@@ -368,11 +374,12 @@ class Engine:
         for job in lost:
             self._end(job, "failed", RESTARTED)
         self.restarts += 1
-        self.notice = (
+        self._noticed = time.monotonic()
+        self._notice = (
             f"The engine's worker {what} and was restarted at {time.strftime('%H:%M:%S')}; "
             f"{len(lost)} pictures failed."
         )
-        _log.error("%s", self.notice, exc_info=shift.error)
+        _log.error("%s", self._notice, exc_info=shift.error)
         self._shift = self._start()
 
 

@@ -592,7 +592,7 @@ def test_a_network_without_memory_for_one_says_so(engine):
 
 
 # --------------------------------------------------------------------------------------- watchdog
-def test_a_worker_that_dies_is_replaced_and_says_so(engine, caplog):
+def test_a_worker_that_dies_is_replaced_and_says_so(engine, caplog, monkeypatch):
     def die(_: Tensor) -> None:
         raise SystemExit("a bug in a driver")
 
@@ -603,6 +603,8 @@ def test_a_worker_that_dies_is_replaced_and_says_so(engine, caplog):
         assert finished(later) == ["done"]
     assert engine.restarts == 1
     assert "died of SystemExit" in engine.notice and engine.notice in caplog.text
+    monkeypatch.setattr("sr3.engine.NOTICE", 0.0)
+    assert engine.notice is None  # who comes later has lost nothing
 
 
 def test_a_worker_that_hangs_is_replaced(caplog):
