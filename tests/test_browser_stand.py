@@ -233,6 +233,10 @@ def test_the_poster_is_driven_by_keys_and_comes_home(visit):
     page = visit("/?page=poster", clock=True)
     expect(page.locator(".reel .caption")).to_contain_text("seed 0")
     expect(page.locator(".qr .note")).to_contain_text("works on this machine alone")
+    deck = page.locator(".st-key-sr3_deck")
+    deck.evaluate("(deck) => deck.style.opacity = '.33'")  # as Streamlit does while a script runs
+    above = "(deck) => deck.contains(document.elementFromPoint(innerWidth / 2, 20))"
+    assert deck.evaluate(above), "the page's header is over the loop"
     where = page.locator(".where")
     for number, key in enumerate(("ArrowRight", " ", " ", "ArrowRight"), 1):
         page.keyboard.press(key)

@@ -38,7 +38,10 @@ const RULES = SCREENS.map(([width, height, scale]) => `
   }`).join('') + `
   /* Streamlit's page remembers an element whose transition has begun until it ends: one that is
      removed before, as an expander by the next slide, would be kept for good. */
-  [data-testid=stExpander] details { transition: none }`
+  [data-testid=stExpander] details { transition: none }
+  /* While a script runs, Streamlit lets what is old fade; as long as an element's opacity may change,
+     what covers the screen from within it is under the page's header. */
+  .st-key-sr3_deck, .st-key-sr3_deck * { transition: none !important; opacity: 1 !important }`
 
 const decks = new WeakMap()
 
