@@ -159,8 +159,11 @@ class Study:
                 raise TrainingError(f"{self.plan.source} has no training images to replay.")
 
     def _ours(self, table: pd.DataFrame, tested: Tested) -> pd.Series[bool]:
+        """The rows of this plan's cells on a domain; the gap along the chain, measured under a
+        cell's name on as many images as one likes, is not the study's."""
         names = {str(cell) for run in self.plan.runs for cell in self.plan.cells(run)}
-        return table["checkpoint"].isin(names) & (table["domain"] == domain_name(tested.name))
+        here = table["checkpoint"].isin(names) & (table["domain"] == domain_name(tested.name))
+        return here & table["metric"].isin(SCORED)
 
     def folder(self, run: Run) -> Path:
         """Where a run is under way, and what is kept of it."""
