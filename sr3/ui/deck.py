@@ -24,7 +24,7 @@ import streamlit as st
 from sr3.report import QUESTION
 from sr3.ui import links, live, measured, result
 from sr3.ui.frame import small_print
-from sr3.ui.inputs import choose
+from sr3.ui.inputs import choose, forget_files
 from sr3.ui.reels import reels
 
 HOME_AFTER = float(os.environ.get("SR3_POSTER_HOME", "60"))  # seconds without a touch
@@ -146,6 +146,7 @@ def _visitor() -> None:
 def _forget() -> None:
     """Nothing of the last visitor stays: runs, photographs, settings, the session's gallery."""
     live.stop()
+    forget_files()
     for key in list(st.session_state):
         if str(key).startswith("sr3_") and key not in STAY:
             del st.session_state[key]

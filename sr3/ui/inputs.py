@@ -13,9 +13,10 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 from streamlit.delta_generator import DeltaGenerator
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from sr3.errors import ImageError, SR3Error
-from sr3.faces import crop_face
+from sr3.faces import Crop, crop_face
 from sr3.images import Pixels, decode, degrade, resize
 from sr3.ui import cropper, gallery
 from sr3.ui.frame import small_print
@@ -68,6 +69,14 @@ def choose_face(low: int, high: int) -> Face | None:
         if face.kind == "generated":  # its 128 x 128 are a network's own: nothing to compare with
             return Face(f"gallery-{name}", degrade(face.pixels, low), None)
         return _reduced(face.pixels, low, high, f"gallery-{name}")
+
+
+def forget_files() -> None:
+    """Let go of all that this session's visitor uploaded or photographed: Streamlit keeps it until
+    the session ends, which at a stand is the evening."""
+    context = get_script_run_ctx()
+    if context is not None:
+        context.uploaded_file_mgr.remove_session_files(context.session_id)
 
 
 def _uploaded(uploader: DeltaGenerator, low: int, high: int) -> Face | None:
@@ -124,10 +133,10 @@ def _read(data: bytes, low: int, high: int) -> Face:
         note = f"The picture has {low} × {low} pixels and was taken as the input itself."
         small_print(note)
         return Face(digest, np.asarray(photograph), None)
-    crop = crop_face(photograph)
+    crop = _cropped(photograph, digest, 0)
     choose = _which(photograph, crop.found, digest) if crop.found > 1 else 0
     if choose:
-        crop = crop_face(photograph, choose=choose)
+        crop = _cropped(photograph, digest, choose)
     if st.toggle("Choose the square myself", key=f"sr3_by_hand_{digest[:12]}"):
         square = np.asarray(cropper.crop(photograph, digest, choose))
         mark = hashlib.sha256(square.tobytes()).hexdigest()[:12]
@@ -136,13 +145,24 @@ def _read(data: bytes, low: int, high: int) -> Face:
     return _reduced(np.asarray(crop.image), low, high, f"{digest}-{choose}")
 
 
+def _cropped(photograph: Image.Image, digest: str, choose: int) -> Crop:
+    """A face of the photograph; looked for once, not at each run of the page."""
+    kept: dict[str, dict[int, Crop]] = st.session_state.setdefault("sr3_crops", {})
+    if digest not in kept:
+        kept.clear()
+    crops = kept.setdefault(digest, {})
+    if choose not in crops:
+        crops[choose] = crop_face(photograph, choose=choose)
+    return crops[choose]
+
+
 def _which(photograph: Image.Image, found: int, digest: str) -> int:
     """Which of several faces: the largest, until the visitor chooses another."""
     key = f"sr3_which_{digest[:12]}"
     made: dict[str, list[Tile]] = st.session_state.setdefault("sr3_found", {})
     if key not in made:
         made.clear()
-        crops = [crop_face(photograph, choose=k).image for k in range(min(found, MAX_FACES))]
+        crops = [_cropped(photograph, digest, k).image for k in range(min(found, MAX_FACES))]
         small = [crop.resize((gallery.THUMBNAIL, gallery.THUMBNAIL)) for crop in crops]
         made[key] = [
             Tile(str(k), "Largest" if k == 0 else f"Face {k + 1}", webp(np.asarray(face)))

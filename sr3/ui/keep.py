@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from sr3.background import in_background
 from sr3.errors import SR3Error
 from sr3.images import Pixels, encode_png
 from sr3.takeaway import Shown, card, film_strip, gif, mp4, sheet
-from sr3.ui.background import in_background
 from sr3.ui.frame import small_print
 from sr3.ui.stage import webp
 

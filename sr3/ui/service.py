@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import streamlit as st
 
+from sr3.background import in_background
 from sr3.checkpoints import RegistryEntry, registry
 from sr3.engine import Engine, Job
 from sr3.errors import CheckpointError, SR3Error
@@ -26,7 +27,6 @@ from sr3.images import Pixels
 from sr3.metrics import Scorer
 from sr3.pipeline import SuperResolver
 from sr3.shelf import Shelf, room_for_weights
-from sr3.ui.background import in_background
 
 SWITCH = 0.0005  # seconds
 MAX_NAMED = 64  # resolvers of either kind; their weights are on the shelf

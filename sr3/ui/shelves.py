@@ -14,10 +14,10 @@ from functools import partial
 
 import streamlit as st
 
+from sr3.background import in_background
 from sr3.domains import SPLITS, load_domain, load_pixels, place, registered
 from sr3.errors import DomainError
 from sr3.images import Pixels
-from sr3.ui.background import in_background
 
 FACES = 6  # of each domain
 SIDE = 128  # pixels, as kept

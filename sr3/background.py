@@ -1,4 +1,4 @@
-"""Work in a thread that ends with the server.
+"""Work in a thread that ends with the program.
 
 An executor's threads are waited for when the interpreter ends: a server that was told to stop would
 first finish its download.
