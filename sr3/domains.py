@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -101,8 +101,14 @@ def load_pixels(entries: tuple[Entry, ...], size: int = 128) -> Pixels:
     """
     if not entries:
         return np.empty((0, size, size, 3), np.uint8)
+    found = np.empty((len(entries), size, size, 3), np.uint8)
+    # By name, so that of a data set in many tables each is opened once.
+    order = sorted(range(len(entries)), key=lambda place: entries[place].name)
     with ThreadPoolExecutor(4) as pool:
-        return np.stack(list(pool.map(lambda entry: _pixels(entry, size), entries)))
+        images = pool.map(lambda place: _pixels(entries[place], size), order)
+        for place, image in zip(order, images, strict=True):
+            found[place] = image
+    return found
 
 
 def _pixels(entry: Entry, size: int) -> Pixels:
@@ -287,11 +293,15 @@ def _members(path: Path) -> list[str]:
         raise DomainError(f"The zip {path} is damaged ({error}): copy it again.") from error
 
 
+@lru_cache(maxsize=4)  # opening one reads its whole directory
+def _archive(path: Path, changed: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
 def _zip_reader(path: Path, member: str) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
-            with zipfile.ZipFile(path) as archive:
-                return archive.read(member)
+            return _archive(path, path.stat().st_mtime_ns).read(member)
         except Exception as error:
             raise DomainError(f"{member} in {path} cannot be read ({error}): mend it.") from error
 

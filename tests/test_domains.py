@@ -6,6 +6,7 @@ import hashlib
 import io
 import random
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lmdb
@@ -14,7 +15,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from sr3 import domains
-from sr3.domains import Domain, domain_from_path, list_hash, load_domain, load_pixels
+from sr3.domains import Domain, Entry, domain_from_path, list_hash, load_domain, load_pixels
 from sr3.errors import DomainError
 
 SPLITS = ("train", "validation", "test")
@@ -181,6 +182,36 @@ def test_pixels_are_read_in_order_and_reduced(tmp_path):
     expected = Image.fromarray(large).resize((128, 128), Image.Resampling.BICUBIC)
     assert np.array_equal(pixels[names.index("a.png")], np.asarray(expected))
     assert len(np.unique(pixels[names.index("grey.png")])) == 1
+
+
+def test_images_of_one_place_are_read_one_after_another(monkeypatch):
+    """A domain's order is that of hashes; from table to table at each image would take for ever."""
+    data, read = png(3), []
+    names = [f"part-{k % 5}-{k:03}" for k in range(40)]
+
+    def reader(name):
+        return lambda: read.append(name) or data
+
+    monkeypatch.setattr(domains, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    found = load_pixels(tuple(Entry(name, name, reader(name)) for name in names))
+    assert read == sorted(names) and len(found) == 40
+
+
+def test_a_zip_is_opened_once(tmp_path, monkeypatch):
+    archive, opened = tmp_path / "many.zip", []
+    with zipfile.ZipFile(archive, "w") as made:
+        for k in range(12):
+            made.writestr(f"{k}.png", png(k))
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, *args, **more):
+            opened.append(args)
+            super().__init__(*args, **more)
+
+    monkeypatch.setattr(zipfile, "ZipFile", Counted)
+    domain = domain_from_path(archive)
+    assert len(load_pixels(domain.train)) == len(domain.train)
+    assert len(opened) == 2, "for its directory, and for all that is in it"
 
 
 def test_a_picture_on_its_side_is_set_upright(tmp_path):

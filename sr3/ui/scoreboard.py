@@ -18,6 +18,7 @@ from sr3.metrics import METRICS, Metric, Scorer, Scores, score
 from sr3.ui import service
 from sr3.ui.frame import small_print
 from sr3.ui.inputs import Face
+from sr3.ui.polling import follow
 
 SHOWN = ("psnr", "ssim", "lpips", "consistency_psnr")
 MEANING = (
@@ -32,7 +33,7 @@ POLL = 0.5  # seconds, while LPIPS is being loaded
 def show(pictures: Mapping[str, Pixels], face: Face) -> None:
     """A table with a column for each picture, by its title."""
     poll = not service.scorer().done()
-    st.fragment(partial(_table, dict(pictures), face, poll), run_every=POLL if poll else None)()
+    follow(partial(_table, dict(pictures), face, poll), poll, POLL)
 
 
 def measure(pictures: Sequence[Pixels], face: Face) -> list[Scores]:
