@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from sr3 import convolutions
+from sr3 import convolutions, graphs
 from sr3.errors import ConfigError
 
 GAIN = 1.3  # a bfloat16 convolution must be this much faster on a CPU to be worth its rounding
@@ -30,6 +30,7 @@ class Device:
     reason: str
     # torch's own; with weights laid out once; and Winograd's where they pay (`sr3.convolutions`)
     convolutions: Literal["plain", "packed", "tiles"] = "plain"
+    graphs: bool = False  # forwards are replayed as CUDA graphs (`sr3.graphs`)
 
 
 _choosing = threading.Lock()  # two threads that measured at once would disturb each other
@@ -100,19 +101,23 @@ def _problem(name: str) -> str:
 
 def _on_cuda(device: torch.device) -> Device:
     """In the 16 bits that the GPU computes in itself; emulated ones are slower than float32."""
-    title = torch.cuda.get_device_name(device)
+    precision, title = torch.float32, torch.cuda.get_device_name(device)
+    why = "float32 (16 bits are not faster on it)"
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        return Device(device, torch.bfloat16, f"{title}, bfloat16")
-    if torch.cuda.get_device_capability(device) >= (7, 0):  # tensor cores for float16 alone
-        return Device(device, torch.float16, f"{title}, float16 (it has no bfloat16)")
-    return Device(device, torch.float32, f"{title}, float32 (16 bits are not faster on it)")
+        precision, why = torch.bfloat16, "bfloat16"
+    elif torch.cuda.get_device_capability(device) >= (7, 0):  # tensor cores for float16 alone
+        precision, why = torch.float16, "float16 (it has no bfloat16)"
+    gain = graphs.gain(device, precision)
+    if gain < graphs.GAIN:
+        return Device(device, precision, f"{title}, {why}")
+    return Device(device, precision, f"{title}, {why}, CUDA graphs ({gain:.2g}x)", graphs=True)
 
 
 def exact(device: Device) -> Device:
-    """The same device without what a timing chose, so that each process gives the same bits: on a
-    CPU float32 and torch's own convolutions."""
+    """The same device without what a timing chose, so that each process gives the same bits: no
+    graphs on a GPU; on a CPU float32 and torch's own convolutions."""
     if device.device.type != "cpu":
-        return device
+        return replace(device, graphs=False)
     return replace(device, precision=torch.float32, convolutions="plain")
 
 

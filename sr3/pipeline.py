@@ -28,6 +28,7 @@ from sr3.convolutions import quicken
 from sr3.denoiser import Denoiser
 from sr3.devices import Device, pick_device, without_gpu
 from sr3.errors import ConfigError, ImageError
+from sr3.graphs import replayed
 from sr3.images import Pixels, degrade, enlarge, to_tensor, to_uint8
 from sr3.pretrained import Pretrained
 from sr3.samplers import Refine, Sampler, SeededNoise, make_sampler
@@ -135,7 +136,10 @@ class SuperResolver(Pretrained):
         network, kind = self.network if network is None else network, self.device.convolutions
         if kind != "plain":
             network = quicken(network, tiles=kind == "tiles")
-        return Denoiser(network, self.config, self.device.precision)(x_t, condition, noise_level)
+        denoiser = Denoiser(network, self.config, self.device.precision)
+        if self.device.graphs and not isinstance(network, Spliced):  # which looks at its levels
+            return replayed(network, denoiser, x_t, condition, noise_level)
+        return denoiser(x_t, condition, noise_level)
 
     def network_at(self, noise_level: float) -> nn.Module:
         """What answers at a level (sqrt(alpha_bar)): of a splice, the one of its networks."""

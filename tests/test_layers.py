@@ -57,7 +57,7 @@ LAYERS = (
     {"sr3.domains", "sr3.faces", "sr3.metrics", "sr3.results", "sr3.presets", "sr3.cards"},
     {"sr3.cells", "sr3.terminal"},
     {"sr3.perceptual", "sr3.batches", "sr3.srga", "sr3.cluster", "sr3.looks", "sr3.finder"},
-    {"sr3.differences", "sr3.takeaway", "sr3.convolutions"},
+    {"sr3.differences", "sr3.takeaway", "sr3.convolutions", "sr3.graphs"},
     {"sr3.hub_images"},
     {"sr3.images", "sr3.hub"},
     {"sr3.config", "sr3.hub_errors"},
