@@ -250,7 +250,11 @@ def test_the_poster_is_driven_by_keys_and_comes_home(visit):
     expect(where).to_have_text("Start")
     page.wait_for_selector(SETTLED)
     page.get_by_role("button", name="Photograph me").click()
-    expect(page.get_by_role("button", name="Super-resolve")).to_be_visible()
+    button = page.get_by_role("button", name="Super-resolve")
+    expect(button).to_be_visible()
+    usual = button.bounding_box()["height"]
+    page.set_viewport_size({"width": 3840, "height": 2160})
+    assert button.bounding_box()["height"] > 2 * usual, "to be read and hit on a stand's screen"
     page.clock.fast_forward(65_000)
     expect(where).to_have_text("Start")
     code = page.get_by_role("img", name="A QR code").get_attribute("src")

@@ -30,11 +30,12 @@ const MARKUP = `
   </nav>`
 
 // What Streamlit draws under the head is outside of this component, and of one size on every screen:
-// its text is enlarged by a rule, its figures by Python, which is told by how much.
+// its text and the visitor's slide are enlarged by a rule, its figures by Python, which is told by how
+// much.
 const SCREENS = [[1900, 1000, 1.3], [2500, 1400, 1.8], [3800, 2000, 2.6]]
 const RULES = SCREENS.map(([width, height, scale]) => `
   @media (min-width: ${width}px) and (min-height: ${height}px) {
-    .st-key-sr3_slide [data-testid=stMarkdown] { zoom: ${scale} }
+    .st-key-sr3_slide [data-testid=stMarkdown], .st-key-sr3_mine { zoom: ${scale} }
   }`).join('') + `
   /* Streamlit's page remembers an element whose transition has begun until it ends: one that is
      removed before, as an expander by the next slide, would be kept for good. */

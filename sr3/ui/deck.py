@@ -30,7 +30,8 @@ from sr3.ui.reels import reels
 HOME_AFTER = float(os.environ.get("SR3_POSTER_HOME", "60"))  # seconds without a touch
 KEY = "sr3_deck"
 STAY = {KEY, "sr3_been_here"}  # what outlives a visitor: the slide, and that a first run was shown
-SLIDE = "sr3_slide"  # what Streamlit draws of a question; `deck.js` enlarges it on a stand's screen
+# What Streamlit draws of a question, and of the visitor; `deck.js` enlarges it on a stand's screen.
+SLIDE, MINE = "sr3_slide", "sr3_mine"
 SCALES = (1, 1.3, 1.8, 2.6)  # as in `deck.js`
 POLL = 2.0  # seconds, while the loop's runs are being made
 ADDRESS = "SR3_PUBLIC_ADDRESS"  # what the QR code says; else the app's own, as it was reached
@@ -76,7 +77,8 @@ def show() -> None:
             else:
                 st.info(chart.missing, icon=":material/hourglass_empty:")
     elif slides[at].kind == "visitor":
-        _visitor()
+        with st.container(key=MINE):
+            _visitor()
 
 
 def _at(slides: Sequence[Slide]) -> int:
