@@ -37,12 +37,12 @@ from torch import Tensor, nn
 
 import sr3
 from sr3.config import ModelConfig
-from sr3.convolutions import quicken
 from sr3.devices import Device
 from sr3.metrics import psnr
 from sr3.pipeline import SuperResolver
 from sr3.plain import plain_forward
 from sr3.presets import MODELS
+from sr3.quick import quicken
 from sr3.unet import UNet
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -1,32 +1,30 @@
-"""Convolutions of a CPU, made ready once: weights in the kernel's own layout, or Winograd's tiles.
+"""Convolutions of a CPU, made ready once: weights in the kernel's own layout, tiles, sums.
 
 torch lays out the weights of a convolution anew at every call, which takes as long as the
-convolution itself where the picture is small. `quicken` gives a copy of a network that shares all
-its tensors but convolves with what was laid out once; where it pays, 3x3 kernels run over tiles of
-m x m outputs by F(m x m, 3x3), with (m + 2)^2 instead of 9 m^2 multiplications a pair of channels.
+convolution itself where the picture is small. Where it pays, 3x3 kernels run over tiles of m x m
+outputs by F(m x m, 3x3), with (m + 2)^2 instead of 9 m^2 multiplications a pair of channels; those
+of a picture that is first doubled in size run over the small one, with 9 for each 36.
 
-Invariants: the network itself is never changed; a copy is made anew where a weight of it was
-changed in place; a plain layout gives torch's own values, tiles give them within 1e-4 of the
-greatest (about 1e-5 is measured); only float32 on a CPU, and no gradient.
+Invariants: a plain layout gives torch's own values, tiles give them within 1e-4 of the greatest
+(about 1e-5 is measured); biases are the convolution's own, so that a change shows; only float32 on
+a CPU, and no gradient. `sr3.quick` makes a network of them.
 
 Source: Lavin and Gray 2016 (arXiv 1509.09308), section 4.
 """
 
 from __future__ import annotations
 
-import copy
-import threading
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
-WORK = 4 << 20  # bytes of tiles that are in work at once, so that they stay in the caches
-CHANNELS = 128  # harmonic mean of inputs and outputs from which tiles pay
+WORK = 6 << 20  # bytes of tiles that are in work at once, so that they stay in the caches
+CHANNELS = 80  # harmonic mean of inputs and outputs from which tiles pay
 SMALL = 1 << 17  # pairs of channels up to which F(4x4)'s weights stay in the caches
+PRODUCTS = 1 << 21  # of channels and pixels from which `Doubled` pays
 RESERVE = 30 << 18  # float32 numbers of 30 MiB, the largest block whose pages glibc may keep
 GAIN = 1.05  # tiles must be this much faster on this machine
 
@@ -73,55 +71,181 @@ class Winograd(nn.Module):
         """The memory of the transformed weights."""
         return self.weight.nbytes
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Float32 of any size; the result is channels_last."""
+    def forward(
+        self,
+        x: Tensor,
+        shift: Tensor | None = None,
+        rest: Tensor | None = None,
+        silu: bool = False,
+    ) -> Tensor:
+        """Float32 of any size; the result is channels_last. The rest as in `Packed`."""
         batch, _, height, width = x.shape
-        m = self.outputs
-        padded = self._padded(x)
+        m, (_, inputs, outputs) = self.outputs, self.weight.shape
+        padded = self._padded(x, silu)
         rows, columns = -(-height // m), -(-width // m)  # of tiles
-        out = x.new_empty(batch, rows * m, columns * m, self.weight.shape[2])
-        widest = max(self.weight.shape[1:])
-        row = 4 * self.tile**2 * columns * widest  # bytes of a row of tiles
-        many = max(WORK // (row * rows), 1)  # whole pictures at once, or else some of one's rows
-        count = rows if many > 1 else max(WORK // row, 1)
-        for start in range(0, batch, many):
-            pictures, targets = padded[start : start + many], out[start : start + many]
-            for first in range(0, rows, count):
-                some = min(count, rows - first)
-                self._convolve(pictures[:, first * m :], targets[:, first * m : (first + some) * m])
-        return out[:, :height, :width].permute(0, 3, 1, 2)
+        out = x.new_empty(batch, rows * m, columns * m, outputs)
+        added = (self.bias if shift is None else self.bias + shift).view(-1, outputs)
+        whole = rest is not None and out.shape[1:3] == rest.shape[2:]
+        row = 4 * self.tile**2 * columns * max(inputs, outputs)  # bytes of a row of tiles
+        parts = list(portions(batch, rows, row, self.weight.nbytes))
+        some, _, count = parts[0]  # none is larger
+        scratch = x.new_empty(2, (some.stop - some.start) * count * row // 4)
+        for some, first, count in parts:
+            place = some, slice(first * m, (first + count) * m)
+            self._convolve(
+                padded[some, first * m :],
+                added if len(added) == 1 else added[some],
+                rest.permute(0, 2, 3, 1)[place] if rest is not None and whole else None,
+                out[place],
+                scratch,
+            )
+        out = out[:, :height, :width].permute(0, 3, 1, 2)
+        return out if rest is None or whole else out.add_(rest)
 
-    def _padded(self, x: Tensor) -> Tensor:
+    def _padded(self, x: Tensor, silu: bool) -> Tensor:
         """Zeros around, up to whole tiles: (batch, h', w', c)."""
         batch, channels, height, width = x.shape
         sides = (-(-side // self.outputs) * self.outputs + 2 for side in (height, width))
         padded = x.new_empty(batch, *sides, channels)
         padded[:, 0] = padded[:, height + 1 :] = 0
         padded[:, 1:, 0] = padded[:, 1:, width + 1 :] = 0
-        padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
+        inside = padded[:, 1 : height + 1, 1 : width + 1].permute(0, 3, 1, 2)
+        if silu:
+            torch.ops.aten.silu.out(x, out=inside)
+        else:
+            inside.copy_(x)
         return padded
 
-    def _convolve(self, pictures: Tensor, target: Tensor) -> None:
-        """Some rows of tiles: `target` (n, rows m, columns m, k) from the top of (n, h', w', c)."""
-        m, tile = self.outputs, self.tile
-        (next_, down, right, _), (_, inputs, outputs) = pictures.stride(), self.weight.shape
+    def _convolve(
+        self, pictures: Tensor, added: Tensor, rest: Tensor | None, target: Tensor, scratch: Tensor
+    ) -> None:
+        """Some rows of tiles: `target` (n, rows m, columns m, k) from the top of (n, h', w', c),
+        with `added` (1 or n, k) and `rest`, which is like `target`.
+
+        `scratch` (2, ...) has room for the tiles twice; memory used anew stays in the caches.
+        """
+        m, tile, (_, inputs, outputs) = self.outputs, self.tile, self.weight.shape
+        next_, down, right, _ = pictures.stride()
         n, rows, columns = target.shape[0], target.shape[1] // m, target.shape[2] // m
+        count = n * rows * columns
+        gathered, turned = (
+            each[: count * tile**2 * inputs].view(count, tile**2, inputs) for each in scratch
+        )
         tiles = pictures.as_strided(
-            (tile, tile, n, rows, columns, inputs),
-            (down, right, next_, m * down, m * right, 1),
+            (n, rows, columns, tile, tile, inputs),
+            (next_, m * down, m * right, down, right, 1),
             pictures.storage_offset(),
         )
-        turned = self.inner @ tiles.reshape(tile**2, -1)
-        products = torch.bmm(turned.view(tile**2, -1, inputs), self.weight)
-        found = (self.outer @ products.view(tile**2, -1)).view(m, m, n, rows, columns, outputs)
-        places = target.view(n, rows, m, columns, m, outputs).permute(2, 4, 0, 1, 3, 5)
-        torch.add(found, self.bias, out=places)
+        gathered.view(tiles.shape).copy_(tiles)
+        torch.bmm(self.inner.expand(count, -1, -1), gathered, out=turned)
+        products = scratch[0, : tile**2 * count * outputs].view(tile**2, count, outputs)
+        torch.bmm(turned.transpose(0, 1), self.weight, out=products)
+        # The transform's value at the point 1 is in each output once: what is added goes there.
+        products[tile + 1].view(len(added), -1, outputs).add_(added[:, None])
+        found = scratch[1, : count * m * m * outputs].view(count, m * m, outputs)
+        torch.bmm(self.outer.expand(count, -1, -1), products.transpose(0, 1), out=found)
+
+        found = found.view(n, rows, columns, m, m, outputs)
+        if rest is None:
+            self._tiled(target).copy_(found)
+        else:
+            torch.add(found, self._tiled(rest), out=self._tiled(target))
+
+    def _tiled(self, pictures: Tensor) -> Tensor:
+        """(n, rows m, columns m, k) seen as (n, rows, columns, m, m, k)."""
+        (n, height, width, k), m = pictures.shape, self.outputs
+        return pictures.view(n, height // m, m, width // m, m, k).transpose(2, 3)
+
+
+class Doubled(nn.Module):
+    """Nearest x2, then a 3x3 convolution of padding 1: (batch, c, h, w) -> (batch, k, 2h, 2w).
+
+    Along one axis out[2i] = s x[i] - w0 (x[i] - x[i-1]) and out[2i+1] = s x[i] + w2 (x[i+1] - x[i])
+    with s = w0 + w1 + w2: three products for two outputs, and nine for four along both, where the
+    convolution of the large picture has 36. No tiles: all is products of whole rows of pixels.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """`weight` (k, c, 3, 3), `bias` (k,)."""
+        super().__init__()
+        terms = torch.tensor([[1, 1, 1], [-1, 0, 0], [0, 0, 1]], dtype=torch.float64)
+        turned = torch.einsum("ua,vb,kcab->uvck", terms, terms, weight.double())
+        self.weight = turned.float().contiguous()  # (3, 3, c, k): of sums and differences
+        self.bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of the transformed weights."""
+        return self.weight.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float32 of any size; the result is channels_last."""
+        batch, channels, height, width = x.shape
+        wide = width + 1  # a row's last zero is the next one's first
+        outputs = self.weight.shape[3]
+        flat = x.new_empty(batch * (height + 2) * wide + 1, channels)
+        padded = flat[:-1].view(batch, height + 2, wide, channels)
+        padded[:, 0] = padded[:, -1] = padded[:, :, 0] = flat[-1] = 0
+        padded[:, 1:-1, 1:] = x.permute(0, 2, 3, 1)
+        out = x.new_empty(batch, 2 * height, 2 * width, outputs)
+        row = 4 * wide * 4 * max(channels, outputs)  # bytes of a row, about: of each side four
+        for some, first, count in portions(batch, height, row, self.weight.nbytes):
+            start = (some.start * (height + 2) + first) * wide
+            stop = start + ((some.stop - some.start - 1) * (height + 2) + count + 2) * wide + 1
+            target = out[some, 2 * first : 2 * (first + count)]
+            self._convolve(flat[start:stop], target, (height + 2) * wide)
+        return out.permute(0, 3, 1, 2)
+
+    def _convolve(self, pixels: Tensor, target: Tensor, next_: int) -> None:
+        """Some rows: `target` (n, 2 rows, 2 columns, k) from pixels (n pictures with a row above
+        and below, c), each picture's `next_` pixels after the one before it."""
+        n, rows, columns = target.shape[0], target.shape[1] // 2, target.shape[2] // 2
+        wide, inputs, outputs = columns + 1, *self.weight.shape[2:]
+        count = (n - 1) * next_ + rows * wide - 1  # from the first pixel to the last one
+        across = pixels[1:] - pixels[:-1]
+        down = pixels[wide:] - pixels[:-wide]
+        both = across[wide:] - across[:-wide]
+        # The first differences before and after each pixel, as two overlapping matrices.
+        pair = (2, count, inputs)
+        downs = down.as_strided(pair, (wide * inputs, inputs, 1), inputs)
+        acrosses = across.as_strided(pair, (inputs, inputs, 1), wide * inputs)
+        plain = torch.addmm(self.bias, pixels[wide + 1 : wide + 1 + count], self.weight[0, 0])
+        rowed = torch.baddbmm(plain, downs, self.weight[1:, 0])  # (2, count, k)
+        sided = torch.bmm(acrosses, self.weight[0, 1:])  # (2, count, k)
+        shape = (2, n, rows, columns, outputs)
+        strides = (count * outputs, next_ * outputs, wide * outputs, outputs, 1)
+        places = target.view(n, rows, 2, columns, 2, outputs).permute(4, 2, 0, 1, 3, 5)
+        for side in (0, 1):
+            corners = both.as_strided(pair, (wide * inputs, inputs, 1), side * inputs)
+            weight = self.weight[1:, 1 + side]
+            found = rowed.baddbmm_(corners, weight) if side else rowed.baddbmm(corners, weight)
+            torch.add(
+                found.as_strided(shape, strides),
+                sided[side].as_strided(shape[1:], strides[1:], sided[side].storage_offset()),
+                out=places[side],
+            )
+
+
+def portions(batch: int, rows: int, row: int, weights: int) -> Iterator[tuple[slice, int, int]]:
+    """Which pictures, their first row, how many rows: about WORK bytes at once, in equal parts and
+    the first no smaller than others, but not less than `weights` bytes, which each part reads."""
+    limit = max(WORK, weights)
+    if rows * row <= limit:
+        parts = -(-batch * rows * row // limit)
+        many = -(-batch // parts)
+        for start in range(0, batch, many):
+            yield slice(start, min(start + many, batch)), 0, rows
+        return
+    count = -(-rows // -(-rows * row // limit))
+    for picture in range(batch):
+        for first in range(0, rows, count):
+            yield slice(picture, picture + 1), first, min(count, rows - first)
 
 
 class Packed(nn.Module):
     """torch's own convolution with its weights laid out once."""
 
-    def __init__(self, conv: nn.Conv2d, shape: torch.Size) -> None:
+    def __init__(self, conv: nn.Conv2d, shape: Sequence[int]) -> None:
         """`shape` of the input that it is made for; others are right too, and may be slower."""
         super().__init__()
         self.padding, self.stride = list(map(int, conv.padding)), list(conv.stride)
@@ -130,41 +254,26 @@ class Packed(nn.Module):
             conv.weight.detach(), self.padding, self.stride, [1, 1], 1, list(shape)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        shift: Tensor | None = None,
+        rest: Tensor | None = None,
+        silu: bool = False,
+    ) -> Tensor:
+        """Of x, or of silu(x), which is then written into x; plus `shift` (batch, k) at each pixel
+        and `rest`, of the result's shape."""
+        if silu:
+            torch.nn.functional.silu(x, inplace=True)
+        bias = self.bias
+        if shift is not None and len(shift) == 1:
+            bias, shift = shift[0] if bias is None else shift[0] + bias, None
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, self.padding, self.stride, [1, 1], 1, "none", [], ""
+            x, self.weight, bias, self.padding, self.stride, [1, 1], 1, "none", [], ""
         )
-        return out
-
-
-class Quick(nn.Module):
-    """A convolution that is made ready at its first picture, for that picture's size."""
-
-    def __init__(self, conv: nn.Conv2d, tiles: bool) -> None:
-        super().__init__()
-        # A copy, so that the original may go; a tuple, since its weights are not this module's.
-        self._conv = (copy.copy(conv),)
-        self._tiles = tiles
-        self._ready: dict[int, Winograd | Packed] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of what was made ready."""
-        return sum(each.nbytes for each in self._ready.values())
-
-    def forward(self, x: Tensor) -> Tensor:
-        ready = self._ready.get(x.shape[2])
-        if ready is None:
-            conv = self._conv[0]
-            outputs = tile_of(conv, min(x.shape[2:])) if self._tiles else 0
-            ready = (
-                Winograd(conv.weight.detach(), conv.bias, outputs)
-                if outputs
-                else Packed(conv, x.shape)
-            )
-            self._ready[x.shape[2]] = ready
-        out: Tensor = ready(x)
-        return out
+        if shift is not None:
+            out.add_(shift[:, :, None, None])
+        return out if rest is None else out.add_(rest)
 
 
 def tile_of(conv: nn.Conv2d, side: int) -> int:
@@ -174,70 +283,19 @@ def tile_of(conv: nn.Conv2d, side: int) -> int:
     and not a timing, so that a checkpoint gives the same bits in each process.
     """
     k, c = conv.weight.shape[:2]
-    plain = conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.padding == (1, 1)
-    if not plain or 2 * k * c < CHANNELS * (k + c) or side < 16:
+    if not _is_plain(conv) or 2 * k * c < CHANNELS * (k + c) or side < 16:
         return 0
     return 4 if side >= 32 or k * c <= SMALL else 2
 
 
-# ------------------------------------------------------------------------------------ a network's
-_Mark = tuple[nn.Conv2d, Tensor, int]  # a convolution, its weight, and how often that was changed
-_quick: weakref.WeakKeyDictionary[nn.Module, tuple[bool, list[_Mark], nn.Module]]
-_quick = weakref.WeakKeyDictionary()
-_parts: weakref.WeakKeyDictionary[nn.Conv2d, dict[bool, tuple[Tensor, int, Quick]]]
-_parts = weakref.WeakKeyDictionary()
-_lock = threading.RLock()
+def doubles(conv: nn.Conv2d, side: int) -> bool:
+    """Whether `Doubled` pays for pictures of this side; a rule as `tile_of` is."""
+    k, c = conv.weight.shape[:2]
+    return _is_plain(conv) and k * c * side**2 >= PRODUCTS
 
 
-def quicken(network: nn.Module, tiles: bool = True) -> nn.Module:
-    """A copy of a network that shares its tensors, with quick convolutions; the same one while no
-    weight changes. Networks that share layers (a splice and its parents) share what is laid out.
-    """
-    with _lock:
-        held = _quick.get(network)
-        if held is not None and held[0] == tiles and all(map(_unchanged, held[1])):
-            return held[2]
-        marks: list[_Mark] = []
-        made = _copied(network, tiles, marks)
-        _quick[network] = tiles, marks, made
-        return made
-
-
-def _unchanged(mark: _Mark) -> bool:
-    conv, weight, version = mark
-    return conv.weight is weight and weight._version == version
-
-
-def _copied(module: nn.Module, tiles: bool, marks: list[_Mark]) -> nn.Module:
-    """The module without its own dictionary of children, convolutions replaced. Under the lock."""
-    if isinstance(module, nn.Conv2d):
-        marks.append((module, module.weight, module.weight._version))
-        return _part(module, tiles)
-    made = copy.copy(module)
-    made._modules = {
-        name: None if child is None else _copied(child, tiles, marks)
-        for name, child in module._modules.items()
-    }
-    return made
-
-
-def _part(conv: nn.Conv2d, tiles: bool) -> nn.Module:
-    """The quick one of a convolution, made once while its weight does not change."""
-    if conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != "zeros":
-        return conv
-    held = _parts.setdefault(conv, {}).get(tiles)
-    if held is None or held[0] is not conv.weight or held[1] != conv.weight._version:
-        held = conv.weight, conv.weight._version, Quick(conv, tiles)
-        _parts[conv][tiles] = held
-    return held[2]
-
-
-def quick_parts(network: nn.Module) -> list[Quick]:
-    """What was made ready for a network beside its own weights; shared ones are the same object."""
-    with _lock:
-        held = _quick.get(network)
-        parts = held[2].modules() if held is not None else ()
-        return [part for part in parts if isinstance(part, Quick)]
+def _is_plain(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.padding == (1, 1)
 
 
 # -------------------------------------------------------------------------------- on this machine

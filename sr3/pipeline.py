@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from sr3.checkpoints import find_checkpoint, load_checkpoint
 from sr3.combine import Spliced
 from sr3.config import ModelConfig, SamplerConfig
-from sr3.convolutions import quicken
 from sr3.denoiser import Denoiser
 from sr3.devices import Device, pick_device, without_gpu
 from sr3.errors import ConfigError, ImageError
 from sr3.graphs import replayed
 from sr3.images import Pixels, degrade, enlarge, to_tensor, to_uint8
 from sr3.pretrained import Pretrained
+from sr3.quick import quicken
 from sr3.samplers import Refine, Sampler, SeededNoise, make_sampler
 from sr3.schedule import NoiseSchedule
 

@@ -31,10 +31,10 @@ from sr3.checkpoints import (
 )
 from sr3.combine import Parent, Recipe, Spliced, same_network
 from sr3.config import ModelConfig
-from sr3.convolutions import quick_parts, quicken
 from sr3.devices import pick_device
 from sr3.errors import CheckpointError
 from sr3.pipeline import SuperResolver
+from sr3.quick import quick_parts, quicken
 from sr3.unet import UNet
 
 Key = Path | Recipe  # a folder or public file; or what has no folder

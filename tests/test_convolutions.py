@@ -13,13 +13,14 @@ from sr3 import convolutions
 from sr3.bench import AGREES
 from sr3.combine import Spliced
 from sr3.config import ModelConfig, UNetConfig
-from sr3.convolutions import Packed, Quick, Winograd, gain_of_tiles, quick_parts, quicken, tile_of
+from sr3.convolutions import Doubled, Packed, Winograd, doubles, gain_of_tiles, portions, tile_of
 from sr3.devices import Device, pick_device
 from sr3.images import to_uint8
 from sr3.metrics import psnr
 from sr3.pipeline import SuperResolver
+from sr3.quick import Quick, QuickBlock, quick_parts, quicken
 from sr3.schedule import NoiseSchedule
-from sr3.unet import UNet
+from sr3.unet import ResidualBlock, UNet, Upsample
 
 # Wide enough for both kinds of tiles, and small.
 WIDE = UNetConfig(low_res=4, high_res=32, channels=128, multipliers=(1, 2), blocks=1,
@@ -75,6 +76,51 @@ def test_tiles_in_small_portions_are_the_same(outputs, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 1), (2, 9)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("work", [1, convolutions.WORK])  # a row at a time, or all at once
+def test_a_doubled_picture_is_convolved_from_the_small_one(batch, size, bias, work, monkeypatch):
+    monkeypatch.setattr(convolutions, "WORK", work)
+    conv, x = layer(bias=bias), noise(batch, 6, *size)
+    upsample = Upsample(6)
+    upsample.conv = layer(bias=bias).double()
+    found = Doubled(conv.weight, conv.bias)(x)
+    assert found.stride(1) == 1  # channels last
+    torch.testing.assert_close(found.double(), upsample(x.double()), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["packed", 2, 4])
+@pytest.mark.parametrize("size", [(8, 12), (5, 7)])
+@pytest.mark.parametrize(("batch", "shifts"), [(1, 1), (3, 3), (3, 1), (3, 0)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_a_convolution_takes_with_it(kind, size, batch, shifts, bias, monkeypatch):
+    conv, x, rest = layer(bias=bias), noise(batch, 6, *size), noise(batch, 5, *size, seed=2)
+    shift = noise(shifts, 5, 1, 1, seed=3)[:, :, 0, 0] if shifts else None
+    exact = layer(bias=bias).double()(nn.functional.silu(x.double())) + rest
+    exact = exact if shift is None else exact + shift[:, :, None, None]
+    monkeypatch.setattr(convolutions, "WORK", 6000)  # in several portions
+    ready = Packed(conv, x.shape) if kind == "packed" else Winograd(conv.weight, conv.bias, kind)
+    kept = rest.clone()
+    found = ready(x.clone(memory_format=torch.channels_last), shift, rest, silu=True)
+    torch.testing.assert_close(found.double(), exact, atol=2e-5, rtol=0)
+    assert torch.equal(rest, kept)
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows", "row"), [(1, 7, 9), (5, 3, 10), (4, 20, 30), (3, 1, 500)]
+)
+@pytest.mark.parametrize("weights", [0, 120])
+def test_portions_are_all_of_it_once(batch, rows, row, weights, monkeypatch):
+    monkeypatch.setattr(convolutions, "WORK", 100)
+    parts = list(portions(batch, rows, row, weights))
+    done = [(n, r) for some, first, count in parts
+            for n in range(batch)[some] for r in range(first, first + count)]  # fmt: skip
+    assert done == [(n, r) for n in range(batch) for r in range(rows)]
+    sizes = [(some.stop - some.start) * count * row for some, _, count in parts]
+    assert max(sizes) == sizes[0] < 2 * max(100, weights, row)  # equal parts may be a bit larger
+
+
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_layout_made_once_gives_torch_s_values_at_any_batch(kernel, stride):
@@ -89,8 +135,15 @@ def test_tiles_are_for_wide_layers_of_large_pictures():
     wide = layer(192, 192)
     assert [tile_of(wide, side) for side in (8, 16, 64)] == [0, 4, 4]
     assert [tile_of(layer(512, 512), side) for side in (8, 16, 32)] == [0, 2, 4]
+    assert tile_of(layer(192, 64), 64) == 4
     others = layer(64, 64), layer(192, 192, kernel=1), layer(192, 192, stride=2), layer(512, 3)
     assert [tile_of(other, 64) for other in others] == [0] * 4
+
+
+def test_doubling_is_for_layers_with_work():
+    assert [doubles(layer(192, 192), side) for side in (4, 8, 32)] == [False, True, True]
+    others = layer(192, 192, kernel=1), layer(192, 192, stride=2), layer(16, 16)
+    assert not any(doubles(other, 64) for other in others)
 
 
 def test_a_quick_network_is_the_same_function_and_leaves_its_own_alone(network):
@@ -98,12 +151,56 @@ def test_a_quick_network_is_the_same_function_and_leaves_its_own_alone(network):
     quick = quicken(network)
     torch.testing.assert_close(quick(*asked()), network(*asked()), atol=1e-4, rtol=0)
     kinds = {type(each).__name__ for part in quick_parts(network) for each in part._ready.values()}
-    assert kinds == {"Winograd", "Packed"}
+    assert kinds == {"Winograd", "Packed", "Doubled"}
+    assert isinstance(quick.down[1], QuickBlock) and type(network.down[1]) is ResidualBlock
     assert isinstance(network.head, nn.Conv2d) and isinstance(quick.head, Quick)
     after = network.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert quicken(network) is quick
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_nothing_is_laid_out_twice(network, tiles):
+    def ready():
+        return [id(each) for part in quick_parts(network) for each in part._ready.values()]
+
+    quicken(network, tiles)(*asked())
+    before = ready()
+    quicken(network, tiles)(*asked(1))
+    assert ready() == before and len(set(before)) == len(before)
+    for part in quick_parts(network):
+        assert part.nbytes == sum(each.nbytes for each in part._ready.values())
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("size", [(32, 32), (17, 19)])
+def test_a_quick_block_is_the_block_and_leaves_its_input(network, tiles, size):
+    for where, inputs in ((1, 128), (3, 128)):  # the same channels, and other ones
+        x, embedding = noise(2, inputs, *size), noise(2, 128, 1, 1)[:, :, 0, 0]
+        kept, block = x.clone(), network.down[where]
+        found = quicken(network, tiles).down[where](x, embedding)
+        exact = block.double()(x.double(), embedding.double())
+        torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=0)
+        assert torch.equal(x, kept)
+        block.float()
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_a_quick_upsampling_is_the_same(network, tiles):
+    (where,) = (n for n, each in enumerate(network.up) if isinstance(each, Upsample))
+    quick, x = quicken(network, tiles), noise(3, 256, 16, 16)
+    torch.testing.assert_close(quick.up[where](x), network.up[where](x), atol=2e-5, rtol=0)
+    with torch.no_grad():
+        network.up[where].conv.weight.mul_(2)  # as an optimizer does
+        network.up[where].conv.bias.add_(1)
+    again = quicken(network, tiles)
+    assert again is not quick
+    torch.testing.assert_close(again.up[where](x), network.up[where](x), atol=4e-5, rtol=0)
+
+
+def test_a_network_in_training_keeps_its_blocks(network):
+    assert not any(isinstance(each, QuickBlock) for each in quicken(network.train()).modules())
 
 
 def test_a_picture_alone_and_in_company(network):

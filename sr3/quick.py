@@ -1,0 +1,171 @@
+"""A network's quick copy: its tensors, with convolutions that are made ready once.
+
+`quicken` gives a copy of a network that shares all its tensors but convolves with what was laid out
+once (`sr3.convolutions`); what its blocks add, and the activation before a convolution, is done
+where the numbers are at hand instead of in passes of its own.
+
+Invariants: the network itself is never changed; a copy is made anew where a weight of it was
+changed in place; only float32 on a CPU, no gradient, and no training.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sr3.convolutions import Doubled, Packed, Winograd, doubles, tile_of
+from sr3.unet import ResidualBlock, Upsample
+
+
+class Quick(nn.Module):
+    """A convolution that is made ready at its first picture, for that picture's size."""
+
+    def __init__(self, conv: nn.Conv2d, tiles: bool, doubled: bool = False) -> None:
+        """With `doubled` pictures are first doubled in size, as `Upsample` does."""
+        super().__init__()
+        # A copy, so that the original may go; a tuple, since its weights are not this module's.
+        self._conv = (copy.copy(conv),)
+        self._tiles, self._doubled = tiles, doubled
+        self._ready: dict[int, Winograd | Packed | Doubled] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of what was made ready."""
+        return sum(each.nbytes for each in self._ready.values())
+
+    def forward(
+        self,
+        x: Tensor,
+        shift: Tensor | None = None,
+        rest: Tensor | None = None,
+        silu: bool = False,
+    ) -> Tensor:
+        """Of x, or of silu(x), for which x may be changed; plus `shift` (batch, k) at each pixel
+        and `rest`, of the result's shape."""
+        ready = self._ready.get(x.shape[2])
+        if ready is None:
+            ready = self._ready[x.shape[2]] = self._made_for(x.shape)
+        if isinstance(ready, Doubled):
+            doubled: Tensor = ready(x)
+            return doubled
+        if self._doubled:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        out: Tensor = ready(x, shift, rest, silu)
+        return out
+
+    def _made_for(self, shape: torch.Size) -> Winograd | Packed | Doubled:
+        conv, (batch, channels, *sides) = self._conv[0], shape
+        if self._doubled:
+            if self._tiles and doubles(conv, min(sides)):
+                return Doubled(conv.weight.detach(), conv.bias)
+            sides = [2 * side for side in sides]
+        outputs = tile_of(conv, min(sides)) if self._tiles else 0
+        if outputs:
+            return Winograd(conv.weight.detach(), conv.bias, outputs)
+        return Packed(conv, (batch, channels, *sides))
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(1, k)."""
+        bias = self._conv[0].bias
+        return None if bias is None else bias[None]
+
+    def onto(self, out: Tensor, x: Tensor) -> Tensor:
+        """A 1x1 convolution of x without its bias, added to `out`, which is changed."""
+        weight = self._conv[0].weight.detach().flatten(1)
+        pixels, x = out.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
+        if pixels.is_contiguous():
+            pixels.view(-1, len(weight)).addmm_(x.reshape(-1, x.shape[3]), weight.t())
+            return out
+        return out.add_(F.linear(x, weight).permute(0, 3, 1, 2))
+
+
+class QuickBlock(ResidualBlock):
+    """A residual block of quick convolutions, which take the rest of its work with them.
+
+    What is added is added in another order than by `ResidualBlock`; nothing is dropped out.
+    """
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(self.norm1(x), shift=self.embed(embedding), silu=True)
+        if isinstance(self.skip, Quick):
+            h = self.conv2(self.norm2(h), shift=self.skip.bias, silu=True)
+            h = self.skip.onto(h, x)
+        else:
+            h = self.conv2(self.norm2(h), rest=x, silu=True)
+        out: Tensor = self.attention(h)
+        return out
+
+
+# ------------------------------------------------------------------------------------ a network's
+_Mark = tuple[nn.Conv2d, Tensor, int]  # a convolution, its weight, and how often that was changed
+_quick: weakref.WeakKeyDictionary[nn.Module, tuple[bool, list[_Mark], nn.Module]]
+_quick = weakref.WeakKeyDictionary()
+_parts: weakref.WeakKeyDictionary[nn.Conv2d, dict[tuple[bool, bool], tuple[Tensor, int, Quick]]]
+_parts = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def quicken(network: nn.Module, tiles: bool = True) -> nn.Module:
+    """A copy of a network that shares its tensors, with quick convolutions; the same one while no
+    weight changes. Networks that share layers (a splice and its parents) share what is laid out.
+    """
+    with _lock:
+        held = _quick.get(network)
+        if held is not None and held[0] == tiles and all(map(_unchanged, held[1])):
+            return held[2]
+        marks: list[_Mark] = []
+        made = _copied(network, tiles, marks)
+        _quick[network] = tiles, marks, made
+        return made
+
+
+def _unchanged(mark: _Mark) -> bool:
+    conv, weight, version = mark
+    return conv.weight is weight and weight._version == version
+
+
+def _copied(module: nn.Module, tiles: bool, marks: list[_Mark]) -> nn.Module:
+    """The module without its own dictionary of children, convolutions replaced. Under the lock."""
+    if isinstance(module, nn.Conv2d):
+        return _part(module, tiles, marks)
+    if type(module) is Upsample and _can(module.conv):
+        return _part(module.conv, tiles, marks, doubled=True)
+    made = copy.copy(module)
+    if type(module) is ResidualBlock and not module.training:
+        made.__class__ = QuickBlock
+    made._modules = {
+        name: None if child is None else _copied(child, tiles, marks)
+        for name, child in module._modules.items()
+    }
+    return made
+
+
+def _can(conv: nn.Conv2d) -> bool:
+    """Whether it is a convolution such as our networks have."""
+    return conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+
+
+def _part(conv: nn.Conv2d, tiles: bool, marks: list[_Mark], doubled: bool = False) -> nn.Module:
+    """The quick one of a convolution, made once while its weight does not change."""
+    marks.append((conv, conv.weight, conv.weight._version))
+    if not _can(conv):
+        return conv
+    held = _parts.setdefault(conv, {}).get((tiles, doubled))
+    if held is None or held[0] is not conv.weight or held[1] != conv.weight._version:
+        held = conv.weight, conv.weight._version, Quick(conv, tiles, doubled)
+        _parts[conv][tiles, doubled] = held
+    return held[2]
+
+
+def quick_parts(network: nn.Module) -> list[Quick]:
+    """What was made ready for a network beside its own weights; shared ones are the same object."""
+    with _lock:
+        held = _quick.get(network)
+        parts = held[2].modules() if held is not None else ()
+        return [part for part in parts if isinstance(part, Quick)]
