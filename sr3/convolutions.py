@@ -14,12 +14,14 @@ Source: Lavin and Gray 2016 (arXiv 1509.09308), section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from time import perf_counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from sr3.timing import shortest
 
 WORK = 6 << 20  # bytes of tiles that are in work at once, so that they stay in the caches
 CHANNELS = 80  # harmonic mean of inputs and outputs from which tiles pay
@@ -49,6 +51,18 @@ _TRANSFORMS = {
 }  # fmt: skip
 
 
+class Along(NamedTuple):
+    """What is done with a convolution of (batch, c, h, w) to (batch, k, h, w), and not before or
+    after it."""
+
+    shift: Tensor | None = None  # (batch or 1, k), added at each pixel
+    rest: Tensor | None = None  # (batch, k, h, w), added
+    silu: bool = False  # of silu(x); x itself may be changed
+
+
+ALONE = Along()
+
+
 class Winograd(nn.Module):
     """A 3x3 convolution of stride 1 and padding 1: (batch, c, h, w) -> (batch, k, h, w)."""
 
@@ -64,21 +78,12 @@ class Winograd(nn.Module):
         self.outer = torch.kron(outer, outer).float()  # (outputs^2, tile^2)
         turned = torch.kron(kernel, kernel).float() @ weight.permute(2, 3, 1, 0).reshape(9, -1)
         self.weight = turned.view(self.tile**2, weight.shape[1], weight.shape[0])
+        self.nbytes = self.weight.nbytes
         self.bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
 
-    @property
-    def nbytes(self) -> int:
-        """The memory of the transformed weights."""
-        return self.weight.nbytes
-
-    def forward(
-        self,
-        x: Tensor,
-        shift: Tensor | None = None,
-        rest: Tensor | None = None,
-        silu: bool = False,
-    ) -> Tensor:
-        """Float32 of any size; the result is channels_last. The rest as in `Packed`."""
+    def forward(self, x: Tensor, along: Along = ALONE) -> Tensor:
+        """Float32 of any size; the result is channels_last."""
+        shift, rest, silu = along
         batch, _, height, width = x.shape
         m, (_, inputs, outputs) = self.outputs, self.weight.shape
         padded = self._padded(x, silu)
@@ -171,12 +176,8 @@ class Doubled(nn.Module):
         terms = torch.tensor([[1, 1, 1], [-1, 0, 0], [0, 0, 1]], dtype=torch.float64)
         turned = torch.einsum("ua,vb,kcab->uvck", terms, terms, weight.double())
         self.weight = turned.float().contiguous()  # (3, 3, c, k): of sums and differences
+        self.nbytes = self.weight.nbytes
         self.bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of the transformed weights."""
-        return self.weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
         """Float32 of any size; the result is channels_last."""
@@ -254,15 +255,8 @@ class Packed(nn.Module):
             conv.weight.detach(), self.padding, self.stride, [1, 1], 1, list(shape)
         )
 
-    def forward(
-        self,
-        x: Tensor,
-        shift: Tensor | None = None,
-        rest: Tensor | None = None,
-        silu: bool = False,
-    ) -> Tensor:
-        """Of x, or of silu(x), which is then written into x; plus `shift` (batch, k) at each pixel
-        and `rest`, of the result's shape."""
+    def forward(self, x: Tensor, along: Along = ALONE) -> Tensor:
+        shift, rest, silu = along
         if silu:
             torch.nn.functional.silu(x, inplace=True)
         bias = self.bias
@@ -309,20 +303,15 @@ def supported() -> bool:
 @lru_cache(maxsize=1)
 @torch.no_grad()
 def gain_of_tiles(channels: int = 192, side: int = 32, tries: int = 15) -> float:
-    """How much faster tiles are than torch's kernel for one layer; the shortest times, taken in
-    turn, so that other work on the machine does not decide."""
+    """How much faster tiles are than torch's kernel for one layer."""
     conv = nn.Conv2d(channels, channels, 3, padding=1)
     x = torch.ones(1, channels, side, side).to(memory_format=torch.channels_last)
-    ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "packed": Packed(conv, x.shape), "tiles": Winograd(conv.weight, conv.bias)
-    }  # fmt: skip
-    best = dict.fromkeys(ways, float("inf"))
+    ways = {
+        "packed": partial(Packed(conv, x.shape), x),
+        "tiles": partial(Winograd(conv.weight, conv.bias), x),
+    }
     # As in a process that has worked a while: once a large block was freed, glibc keeps the next
     # ones instead of asking the system for fresh pages at each call.
     torch.ones(RESERVE)
-    for _ in range(tries):
-        for name, way in ways.items():
-            began = perf_counter()
-            way(x)
-            best[name] = min(best[name], perf_counter() - began)
+    best = shortest(ways, tries)
     return best["packed"] / best["tiles"]

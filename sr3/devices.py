@@ -7,16 +7,16 @@ whichever thread, so that reruns within it agree bit for bit.
 from __future__ import annotations
 
 import threading
-import time
 import warnings
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
 
 from sr3 import convolutions, graphs
 from sr3.errors import ConfigError
+from sr3.timing import shortest
 
 GAIN = 1.3  # a bfloat16 convolution must be this much faster on a CPU to be worth its rounding
 
@@ -150,17 +150,15 @@ def _bfloat16_gain(channels: int = 96, side: int = 32, tries: int = 9) -> float:
     """How much faster a bfloat16 convolution is than a float32 one, cast and all.
 
     It is measured as the networks run it (3x3, channels_last, autocast's cast of the input
-    counted), since convolutions can be slow where products of matrices are fast. Shortest times,
-    taken in turn, so that other work on the machine does not decide.
+    counted), since convolutions can be slow where products of matrices are fast.
     """
-    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     image = torch.ones(2, channels, side, side).to(memory_format=torch.channels_last)
-    kernels = {dtype: torch.ones(channels, channels, 3, 3).to(dtype) for dtype in best}
-    kernels = {k: v.to(memory_format=torch.channels_last) for k, v in kernels.items()}
+    kernel = torch.ones(channels, channels, 3, 3).to(memory_format=torch.channels_last)
+
+    def convolved(kernel: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(image.to(kernel.dtype), kernel, padding=1)
+
+    dtypes = (torch.float32, torch.bfloat16)
     with torch.no_grad():
-        for _ in range(tries):
-            for dtype, kernel in kernels.items():
-                began = time.perf_counter()
-                torch.nn.functional.conv2d(image.to(dtype), kernel, padding=1)
-                best[dtype] = min(best[dtype], time.perf_counter() - began)
+        best = shortest({dtype: partial(convolved, kernel.to(dtype)) for dtype in dtypes}, tries)
     return best[torch.float32] / best[torch.bfloat16]

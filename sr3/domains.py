@@ -99,8 +99,6 @@ def load_pixels(entries: tuple[Entry, ...], size: int = 128) -> Pixels:
 
     Raises DomainError for an image that cannot be read, is not square or is smaller than `size`.
     """
-    if not entries:
-        return np.empty((0, size, size, 3), np.uint8)
     found = np.empty((len(entries), size, size, 3), np.uint8)
     # By name, so that of a data set in many tables each is opened once.
     order = sorted(range(len(entries)), key=lambda place: entries[place].name)
@@ -287,8 +285,8 @@ def _images_among(places: Iterable[str]) -> list[tuple[str, str]]:
 def _members(path: Path) -> list[str]:
     """The files in a zip, sorted. Raises DomainError where its directory is damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return sorted(entry.filename for entry in archive.infolist() if not entry.is_dir())
+        members = _archive(path, path.stat().st_mtime_ns).infolist()
+        return sorted(entry.filename for entry in members if not entry.is_dir())
     except Exception as error:  # zipfile raises nearly anything on a damaged file
         raise DomainError(f"The zip {path} is damaged ({error}): copy it again.") from error
 

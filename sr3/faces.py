@@ -86,9 +86,9 @@ def overlap(a: Square, b: Square) -> float:
 def find_faces(image: Image.Image) -> list[Face]:
     """The faces in a photograph of any mode and size, largest first.
 
-    Empty where there is none, and where the finder fails (`crop_face` tells which).
+    Empty where there is none, and where the finder fails (`detect` tells which).
     """
-    return _detect(_rgb(image)) or []
+    return detect(image) or []
 
 
 def crop_face(image: Image.Image, *, align: bool = True, choose: int = 0) -> Crop:
@@ -97,10 +97,14 @@ def crop_face(image: Image.Image, *, align: bool = True, choose: int = 0) -> Cro
     With `align=False` no face is looked for. Parts outside the photograph are filled by reflection.
     Raises ConfigError where `choose` is not the index of a face that was found.
     """
-    rgb = _rgb(image)
     if not align:
-        return _centre_crop(rgb, "Face alignment is off")
-    faces = _detect(rgb)
+        return _centre_crop(_rgb(image), "Face alignment is off")
+    return crop_found(image, detect(image), choose)
+
+
+def crop_found(image: Image.Image, faces: list[Face] | None, choose: int) -> Crop:
+    """`crop_face` of a photograph whose faces are known, as `detect` gives them."""
+    rgb = _rgb(image)
     _check_choice(choose, len(faces or []))
     if faces is None:
         return _centre_crop(rgb, "The face finder failed")
@@ -121,8 +125,9 @@ def centre_square(image: Image.Image) -> Image.Image:
     return _rgb(image.crop((left, top, left + side, top + side)))
 
 
-def _detect(rgb: Image.Image) -> list[Face] | None:
-    """Faces in an RGB image, largest first; None where the finder fails."""
+def detect(image: Image.Image) -> list[Face] | None:
+    """The faces in a photograph of any mode, largest first; None where the finder fails."""
+    rgb = _rgb(image)
     small = _working_copy(rgb)
     try:
         found = finder()(*small.size, small.tobytes())

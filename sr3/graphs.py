@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sr3.timing import shortest
 
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]  # the denoiser contract
 SIZES = (1, 2, 4, 8, 16, 32)  # of batches; a larger one runs without a graph
@@ -120,8 +122,7 @@ def _record(
 
 @torch.no_grad()
 def gain(device: torch.device, precision: torch.dtype, tries: int = 9) -> float:
-    """How much faster a chain of small kernels is as a graph; 0 where none can be recorded. The
-    shortest times, taken in turn."""
+    """How much faster a chain of small kernels is as a graph; 0 where none can be recorded."""
     try:
         kernel = torch.ones(32, 32, 3, 3, device=device, dtype=precision)
         image = torch.ones(1, 32, 16, 16, device=device, dtype=precision)
@@ -131,15 +132,9 @@ def gain(device: torch.device, precision: torch.dtype, tries: int = 9) -> float:
                 x = torch.nn.functional.conv2d(x, kernel, padding=1)
             return x
 
-        ways: dict[str, Call] = {"kernels": chain, "graph": Recorded(chain, (image,) * 3)}
-        best = dict.fromkeys(ways, float("inf"))
-        for _ in range(tries):
-            for name, way in ways.items():
-                torch.cuda.synchronize(device)
-                began = time.perf_counter()
-                way(image, image, image)
-                torch.cuda.synchronize(device)
-                best[name] = min(best[name], time.perf_counter() - began)
+        given = (image,) * 3
+        ways = {"kernels": partial(chain, *given), "graph": partial(Recorded(chain, given), *given)}
+        best = shortest(ways, tries, partial(torch.cuda.synchronize, device))
     except (RuntimeError, AssertionError) as error:
         _log.warning("CUDA graphs are not used: %s", str(error).splitlines()[0])
         return 0.0

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr3.convolutions import Doubled, Packed, Winograd, doubles, tile_of
+from sr3.convolutions import ALONE, Along, Doubled, Packed, Winograd, doubles, tile_of
 from sr3.unet import ResidualBlock, Upsample
 
 
@@ -38,15 +38,7 @@ class Quick(nn.Module):
         """The memory of what was made ready."""
         return sum(each.nbytes for each in self._ready.values())
 
-    def forward(
-        self,
-        x: Tensor,
-        shift: Tensor | None = None,
-        rest: Tensor | None = None,
-        silu: bool = False,
-    ) -> Tensor:
-        """Of x, or of silu(x), for which x may be changed; plus `shift` (batch, k) at each pixel
-        and `rest`, of the result's shape."""
+    def forward(self, x: Tensor, along: Along = ALONE) -> Tensor:
         ready = self._ready.get(x.shape[2])
         if ready is None:
             ready = self._ready[x.shape[2]] = self._made_for(x.shape)
@@ -55,7 +47,7 @@ class Quick(nn.Module):
             return doubled
         if self._doubled:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        out: Tensor = ready(x, shift, rest, silu)
+        out: Tensor = ready(x, along)
         return out
 
     def _made_for(self, shape: torch.Size) -> Winograd | Packed | Doubled:
@@ -92,12 +84,12 @@ class QuickBlock(ResidualBlock):
     """
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(self.norm1(x), shift=self.embed(embedding), silu=True)
+        h = self.conv1(self.norm1(x), Along(shift=self.embed(embedding), silu=True))
         if isinstance(self.skip, Quick):
-            h = self.conv2(self.norm2(h), shift=self.skip.bias, silu=True)
+            h = self.conv2(self.norm2(h), Along(shift=self.skip.bias, silu=True))
             h = self.skip.onto(h, x)
         else:
-            h = self.conv2(self.norm2(h), rest=x, silu=True)
+            h = self.conv2(self.norm2(h), Along(rest=x, silu=True))
         out: Tensor = self.attention(h)
         return out
 

@@ -13,7 +13,16 @@ from sr3 import convolutions
 from sr3.bench import AGREES
 from sr3.combine import Spliced
 from sr3.config import ModelConfig, UNetConfig
-from sr3.convolutions import Doubled, Packed, Winograd, doubles, gain_of_tiles, portions, tile_of
+from sr3.convolutions import (
+    Along,
+    Doubled,
+    Packed,
+    Winograd,
+    doubles,
+    gain_of_tiles,
+    portions,
+    tile_of,
+)
 from sr3.devices import Device, pick_device
 from sr3.images import to_uint8
 from sr3.metrics import psnr
@@ -102,7 +111,7 @@ def test_what_a_convolution_takes_with_it(kind, size, batch, shifts, bias, monke
     monkeypatch.setattr(convolutions, "WORK", 6000)  # in several portions
     ready = Packed(conv, x.shape) if kind == "packed" else Winograd(conv.weight, conv.bias, kind)
     kept = rest.clone()
-    found = ready(x.clone(memory_format=torch.channels_last), shift, rest, silu=True)
+    found = ready(x.clone(memory_format=torch.channels_last), Along(shift, rest, silu=True))
     torch.testing.assert_close(found.double(), exact, atol=2e-5, rtol=0)
     assert torch.equal(rest, kept)
 
@@ -269,7 +278,7 @@ def test_the_gain_is_that_of_the_shortest_times(monkeypatch):
 
         return lambda *_: call
 
-    monkeypatch.setattr(convolutions, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("sr3.timing.perf_counter", lambda: now[0])
     monkeypatch.setattr(convolutions, "Packed", way([5.0, 3.0, 90.0]))
     monkeypatch.setattr(convolutions, "Winograd", way([7.0, 4.0, 2.0]))
     assert gain_of_tiles.__wrapped__(8, 4, 3) == 1.5  # not kept as this machine's

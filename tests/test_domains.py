@@ -211,7 +211,7 @@ def test_a_zip_is_opened_once(tmp_path, monkeypatch):
     monkeypatch.setattr(zipfile, "ZipFile", Counted)
     domain = domain_from_path(archive)
     assert len(load_pixels(domain.train)) == len(domain.train)
-    assert len(opened) == 2, "for its directory, and for all that is in it"
+    assert len(opened) == 1
 
 
 def test_a_picture_on_its_side_is_set_upright(tmp_path):

@@ -62,7 +62,7 @@ LAYERS = (
     {"sr3.images", "sr3.hub"},
     {"sr3.config", "sr3.hub_errors"},
     {"sr3.pins"},
-    {"sr3.errors", "sr3.cores", "sr3.files", "sr3.background"},
+    {"sr3.errors", "sr3.cores", "sr3.files", "sr3.background", "sr3.timing"},
 )
 LINE = {unit: line for line, units in enumerate(LAYERS) for unit in units}
 

@@ -6,13 +6,14 @@ The square is kept in shares of the photograph, so that it does not depend on ho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import streamlit as st
 from PIL import Image
 
-from sr3.faces import find_faces
+from sr3.faces import Face
 from sr3.ui.stage import webp
 
 SHOWN = 640  # most pixels of the longer side, as shown
@@ -27,7 +28,7 @@ _cropper = st.components.v2.component(
 )
 
 
-def crop(photograph: Image.Image, digest: str, choose: int) -> Image.Image:
+def crop(photograph: Image.Image, faces: Sequence[Face], digest: str, choose: int) -> Image.Image:
     """The visitor's square of an RGB photograph; the found face's until it is moved."""
     key = f"sr3_square_{digest[:12]}_{choose}"
     kept: dict[str, tuple[str, Square]] = st.session_state.setdefault("sr3_squares", {})
@@ -35,7 +36,7 @@ def crop(photograph: Image.Image, digest: str, choose: int) -> Image.Image:
         kept.clear()  # one photograph a visitor
         small = photograph.copy()
         small.thumbnail((SHOWN, SHOWN))
-        kept[key] = webp(np.asarray(small)), first_square(photograph, choose)
+        kept[key] = webp(np.asarray(small)), first_square(photograph, faces, choose)
     image, first = kept[key]
     moved = st.session_state.get(key, {}).get("square") or first
     _cropper(
@@ -47,11 +48,10 @@ def crop(photograph: Image.Image, digest: str, choose: int) -> Image.Image:
     return cut(photograph, _checked(moved, first))
 
 
-def first_square(photograph: Image.Image, choose: int) -> Square:
+def first_square(photograph: Image.Image, faces: Sequence[Face], choose: int) -> Square:
     """Around the face that was found, inside the photograph; else the centre."""
     width, height = photograph.size
     least = min(width, height)
-    faces = find_faces(photograph)
     if choose >= len(faces):
         return (width - least) / 2 / width, (height - least) / 2 / height, 1.0
     face = faces[choose]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import streamlit as st
@@ -16,7 +17,8 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from sr3.errors import ImageError, SR3Error
-from sr3.faces import Crop, crop_face
+from sr3.faces import Crop, crop_found, detect
+from sr3.faces import Face as Found
 from sr3.images import Pixels, decode, degrade, resize
 from sr3.ui import cropper, gallery
 from sr3.ui.frame import small_print
@@ -37,6 +39,22 @@ class Face:
     identity: str  # another picture, another identity
     low_res: Pixels  # (low, low, 3) uint8
     original: Pixels | None  # (high, high, 3) uint8
+
+
+class Photograph:
+    """A visitor's picture, in which faces are looked for once and not at each run of the page."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = image
+
+    @cached_property
+    def faces(self) -> list[Found] | None:
+        """As `sr3.faces.detect` gives them."""
+        return detect(self.image)
+
+    def crop(self, choose: int) -> Crop:
+        """The face of this number, 0 the largest; the centre where there is none."""
+        return crop_found(self.image, self.faces, choose)
 
 
 def choose() -> tuple[Face | None, Recipe]:
@@ -124,45 +142,34 @@ def _read(data: bytes, low: int, high: int) -> Face:
             f"This file has {len(data) / 1e6:.0f} MB; the most is {MAX_BYTES / 1e6:.0f} MB."
         )
     digest = hashlib.sha256(data).hexdigest()
-    kept: dict[str, Image.Image] = st.session_state.setdefault("sr3_photographs", {})
+    kept: dict[str, Photograph] = st.session_state.setdefault("sr3_photographs", {})
     if digest not in kept:
         kept.clear()  # one photograph a visitor
-        kept[digest] = decode(data)
+        kept[digest] = Photograph(decode(data))
     photograph = kept[digest]
-    if photograph.size == (low, low):
+    if photograph.image.size == (low, low):
         note = f"The picture has {low} × {low} pixels and was taken as the input itself."
         small_print(note)
-        return Face(digest, np.asarray(photograph), None)
-    crop = _cropped(photograph, digest, 0)
+        return Face(digest, np.asarray(photograph.image), None)
+    crop = photograph.crop(0)
     choose = _which(photograph, crop.found, digest) if crop.found > 1 else 0
     if choose:
-        crop = _cropped(photograph, digest, choose)
+        crop = photograph.crop(choose)
     if st.toggle("Choose the square myself", key=f"sr3_by_hand_{digest[:12]}"):
-        square = np.asarray(cropper.crop(photograph, digest, choose))
+        square = np.asarray(cropper.crop(photograph.image, photograph.faces or [], digest, choose))
         mark = hashlib.sha256(square.tobytes()).hexdigest()[:12]
         return _reduced(square, low, high, f"{digest}-{choose}-{mark}")
     small_print(crop.note)
     return _reduced(np.asarray(crop.image), low, high, f"{digest}-{choose}")
 
 
-def _cropped(photograph: Image.Image, digest: str, choose: int) -> Crop:
-    """A face of the photograph; looked for once, not at each run of the page."""
-    kept: dict[str, dict[int, Crop]] = st.session_state.setdefault("sr3_crops", {})
-    if digest not in kept:
-        kept.clear()
-    crops = kept.setdefault(digest, {})
-    if choose not in crops:
-        crops[choose] = crop_face(photograph, choose=choose)
-    return crops[choose]
-
-
-def _which(photograph: Image.Image, found: int, digest: str) -> int:
+def _which(photograph: Photograph, found: int, digest: str) -> int:
     """Which of several faces: the largest, until the visitor chooses another."""
     key = f"sr3_which_{digest[:12]}"
     made: dict[str, list[Tile]] = st.session_state.setdefault("sr3_found", {})
     if key not in made:
         made.clear()
-        crops = [_cropped(photograph, digest, k).image for k in range(min(found, MAX_FACES))]
+        crops = [photograph.crop(k).image for k in range(min(found, MAX_FACES))]
         small = [crop.resize((gallery.THUMBNAIL, gallery.THUMBNAIL)) for crop in crops]
         made[key] = [
             Tile(str(k), "Largest" if k == 0 else f"Face {k + 1}", webp(np.asarray(face)))
