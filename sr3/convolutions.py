@@ -28,6 +28,7 @@ CHANNELS = 80  # harmonic mean of inputs and outputs from which tiles pay
 SMALL = 1 << 17  # pairs of channels up to which F(4x4)'s weights stay in the caches
 PRODUCTS = 1 << 21  # of channels and pixels from which `Doubled` pays
 RESERVE = 30 << 18  # float32 numbers of 30 MiB, the largest block whose pages glibc may keep
+SHARED = 1024  # see `one_by_one`
 GAIN = 1.05  # tiles must be this much faster on this machine
 
 # Lavin and Gray's B^T, G and A^T, for one axis; at the points 0, 1, -1 (2, -2) and infinity.
@@ -55,9 +56,9 @@ class Along(NamedTuple):
     """What is done with a convolution of (batch, c, h, w) to (batch, k, h, w), and not before or
     after it."""
 
-    shift: Tensor | None = None  # (batch or 1, k), added at each pixel
+    shift: Tensor | None = None  # (batch, k) or (k,), added at each pixel
     rest: Tensor | None = None  # (batch, k, h, w), added
-    silu: bool = False  # of silu(x); x itself may be changed
+    norm: nn.Module | None = None  # of silu(norm(x))
 
 
 ALONE = Along()
@@ -83,10 +84,10 @@ class Winograd(nn.Module):
 
     def forward(self, x: Tensor, along: Along = ALONE) -> Tensor:
         """Float32 of any size; the result is channels_last."""
-        shift, rest, silu = along
+        shift, rest, norm = along
         batch, _, height, width = x.shape
         m, (_, inputs, outputs) = self.outputs, self.weight.shape
-        padded = self._padded(x, silu)
+        padded = self._padded(x, norm)
         rows, columns = -(-height // m), -(-width // m)  # of tiles
         out = x.new_empty(batch, rows * m, columns * m, outputs)
         added = (self.bias if shift is None else self.bias + shift).view(-1, outputs)
@@ -107,7 +108,7 @@ class Winograd(nn.Module):
         out = out[:, :height, :width].permute(0, 3, 1, 2)
         return out if rest is None or whole else out.add_(rest)
 
-    def _padded(self, x: Tensor, silu: bool) -> Tensor:
+    def _padded(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """Zeros around, up to whole tiles: (batch, h', w', c)."""
         batch, channels, height, width = x.shape
         sides = (-(-side // self.outputs) * self.outputs + 2 for side in (height, width))
@@ -115,10 +116,11 @@ class Winograd(nn.Module):
         padded[:, 0] = padded[:, height + 1 :] = 0
         padded[:, 1:, 0] = padded[:, 1:, width + 1 :] = 0
         inside = padded[:, 1 : height + 1, 1 : width + 1].permute(0, 3, 1, 2)
-        if silu:
-            torch.ops.aten.silu.out(x, out=inside)
-        else:
+        if norm is None:
             inside.copy_(x)
+            return padded
+        for part, target in zip(one_by_one(x), one_by_one(inside), strict=True):
+            torch.ops.aten.silu.out(norm(part), out=target)
         return padded
 
     def _convolve(
@@ -227,6 +229,12 @@ class Doubled(nn.Module):
             )
 
 
+def one_by_one(x: Tensor) -> Sequence[Tensor]:
+    """The pictures that a norm takes alone: from SHARED pixels on torch's kernel shares out a batch
+    to the threads by its size, and a picture's sums would depend on what it shares it with."""
+    return torch.split(x, 1) if x[0, 0].numel() >= SHARED else (x,)
+
+
 def portions(batch: int, rows: int, row: int, weights: int) -> Iterator[tuple[slice, int, int]]:
     """Which pictures, their first row, how many rows: about WORK bytes at once, in equal parts and
     the first no smaller than others, but not less than `weights` bytes, which each part reads."""
@@ -256,12 +264,12 @@ class Packed(nn.Module):
         )
 
     def forward(self, x: Tensor, along: Along = ALONE) -> Tensor:
-        shift, rest, silu = along
-        if silu:
-            torch.nn.functional.silu(x, inplace=True)
+        shift, rest, norm = along
+        if norm is not None:
+            x = torch.nn.functional.silu(norm(x), inplace=True)
         bias = self.bias
-        if shift is not None and len(shift) == 1:
-            bias, shift = shift[0] if bias is None else shift[0] + bias, None
+        if shift is not None and shift.dim() == 1:
+            bias, shift = shift if bias is None else shift + bias, None
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, bias, self.padding, self.stride, [1, 1], 1, "none", [], ""
         )

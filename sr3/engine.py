@@ -10,9 +10,10 @@ Invariants: a job ends exactly once (done, cancelled or failed with a sentence);
 is retried at half the batch, a job that fails alone a second time fails, and no other; a network
 that ran out of memory is asked for smaller batches for a while; cancelling takes effect at the
 next tick; a job that nobody polls is cancelled; a watchdog replaces a worker that died or hangs
-(by its own recent pace), fails what it had in hand and says so. Batching may change the kernels,
-hence a result by at most one of 255 levels in float32 (tests/test_engine.py); the noise of a job
-never depends on others.
+(by its own recent pace), fails what it had in hand and says so. The noise of a job never depends on
+others. Nor do its pixels on a CPU, where our layers give a picture the same bits in any batch
+(`sr3.quick`) as far as the kernels of products do; elsewhere a batch may change the kernels, hence
+a result by at most one of 255 levels in float32 (tests/test_engine.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -78,6 +80,7 @@ class Engine:
         self.ticks = self.restarts = 0
         self._notice, self._noticed = "", 0.0  # what the watchdog last did, and when
         self._jobs: list[Job] = []
+        self._gathering: set[str] = set()  # visitors
         self._changed = threading.Condition()
         self._closed = False
         self._served: dict[Hashable, int] = {}  # network -> number of its last tick
@@ -113,6 +116,19 @@ class Engine:
             self._jobs.append(job)
             self._changed.notify_all()
         return job
+
+    @contextmanager
+    def together(self, visitor: str) -> Iterator[None]:
+        """What a visitor submits within begins at its end, all in the same tick: a run of several
+        chains goes through the same batches each time."""
+        with self._changed:
+            self._gathering.add(visitor)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._gathering.discard(visitor)
+                self._changed.notify_all()
 
     def _check_room(self, visitor: str) -> None:
         if self._closed:
@@ -215,12 +231,12 @@ class Engine:
                 if shift.over:
                     return False
                 self._sweep()
-                if self._jobs:
+                order = [job for job in in_order(self._jobs) if job.visitor not in self._gathering]
+                if order:
                     break
                 if self._closed:
                     return False
                 self._changed.wait()
-            order = in_order(self._jobs)
             waiting = [job.network for job in order]
             network = longest_unserved(waiting, self._served)
             self.ticks += 1

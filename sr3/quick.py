@@ -5,7 +5,8 @@ once (`sr3.convolutions`); what its blocks add, and the activation before a conv
 where the numbers are at hand instead of in passes of its own.
 
 Invariants: the network itself is never changed; a copy is made anew where a weight of it was
-changed in place; only float32 on a CPU, no gradient, and no training.
+changed in place; what a layer does with a picture does not depend on the batch, whose size torch's
+norms and linear layers choose their sums by; only float32 on a CPU, no gradient, and no training.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr3.convolutions import ALONE, Along, Doubled, Packed, Winograd, doubles, tile_of
+from sr3.convolutions import ALONE, Along, Doubled, Packed, Winograd, doubles, one_by_one, tile_of
 from sr3.unet import ResidualBlock, Upsample
 
 
@@ -63,9 +64,8 @@ class Quick(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """(1, k)."""
-        bias = self._conv[0].bias
-        return None if bias is None else bias[None]
+        """(k,)."""
+        return self._conv[0].bias
 
     def onto(self, out: Tensor, x: Tensor) -> Tensor:
         """A 1x1 convolution of x without its bias, added to `out`, which is changed."""
@@ -84,17 +84,35 @@ class QuickBlock(ResidualBlock):
     """
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(self.norm1(x), Along(shift=self.embed(embedding), silu=True))
+        h = self.conv1(x, Along(norm=self.norm1, shift=self.embed(embedding)))
         if isinstance(self.skip, Quick):
-            h = self.conv2(self.norm2(h), Along(shift=self.skip.bias, silu=True))
+            h = self.conv2(h, Along(norm=self.norm2, shift=self.skip.bias))
             h = self.skip.onto(h, x)
         else:
-            h = self.conv2(self.norm2(h), Along(rest=x, silu=True))
+            h = self.conv2(h, Along(norm=self.norm2, rest=x))
         out: Tensor = self.attention(h)
         return out
 
 
+class QuickLinear(nn.Linear):
+    """Each row a product of its own: how many there are would choose the kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, weight = x[:, None], self.weight.t().expand(len(x), -1, -1)
+        bias = x.new_zeros(1) if self.bias is None else self.bias
+        return torch.baddbmm(bias, rows, weight)[:, 0]
+
+
+class QuickNorm(nn.GroupNorm):
+    """The same bits for a picture in any batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [super(QuickNorm, self).forward(part) for part in one_by_one(x)]
+        return torch.cat(found) if len(found) > 1 else found[0]
+
+
 # ------------------------------------------------------------------------------------ a network's
+_EACH = {ResidualBlock: QuickBlock, nn.GroupNorm: QuickNorm, nn.Linear: QuickLinear}
 _Mark = tuple[nn.Conv2d, Tensor, int]  # a convolution, its weight, and how often that was changed
 _quick: weakref.WeakKeyDictionary[nn.Module, tuple[bool, list[_Mark], nn.Module]]
 _quick = weakref.WeakKeyDictionary()
@@ -129,8 +147,8 @@ def _copied(module: nn.Module, tiles: bool, marks: list[_Mark]) -> nn.Module:
     if type(module) is Upsample and _can(module.conv):
         return _part(module.conv, tiles, marks, doubled=True)
     made = copy.copy(module)
-    if type(module) is ResidualBlock and not module.training:
-        made.__class__ = QuickBlock
+    if type(module) in _EACH and not module.training:
+        made.__class__ = _EACH[type(module)]
     made._modules = {
         name: None if child is None else _copied(child, tiles, marks)
         for name, child in module._modules.items()

@@ -27,7 +27,7 @@ from sr3.devices import Device, pick_device
 from sr3.images import to_uint8
 from sr3.metrics import psnr
 from sr3.pipeline import SuperResolver
-from sr3.quick import Quick, QuickBlock, quick_parts, quicken
+from sr3.quick import Quick, QuickBlock, QuickLinear, QuickNorm, quick_parts, quicken
 from sr3.schedule import NoiseSchedule
 from sr3.unet import ResidualBlock, UNet, Upsample
 
@@ -101,19 +101,22 @@ def test_a_doubled_picture_is_convolved_from_the_small_one(batch, size, bias, wo
 
 @pytest.mark.parametrize("kind", ["packed", 2, 4])
 @pytest.mark.parametrize("size", [(8, 12), (5, 7)])
-@pytest.mark.parametrize(("batch", "shifts"), [(1, 1), (3, 3), (3, 1), (3, 0)])
+@pytest.mark.parametrize(("batch", "shifts"), [(1, (1,)), (3, (3,)), (3, ()), (3, None)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_what_a_convolution_takes_with_it(kind, size, batch, shifts, bias, monkeypatch):
     conv, x, rest = layer(bias=bias), noise(batch, 6, *size), noise(batch, 5, *size, seed=2)
-    shift = noise(shifts, 5, 1, 1, seed=3)[:, :, 0, 0] if shifts else None
-    exact = layer(bias=bias).double()(nn.functional.silu(x.double())) + rest
-    exact = exact if shift is None else exact + shift[:, :, None, None]
+    norm = nn.GroupNorm(2, 6).requires_grad_(False)
+    shift = None if shifts is None else noise(*(shifts or (1,)), 5, 1, 1, seed=3).view(*shifts, 5)
+    exact = layer(bias=bias).double()(nn.functional.silu(norm(x)).double()) + rest
+    exact = exact if shift is None else exact + shift[..., None, None]
     monkeypatch.setattr(convolutions, "WORK", 6000)  # in several portions
+    monkeypatch.setattr(convolutions, "SHARED", 50)  # one size's pictures one by one
     ready = Packed(conv, x.shape) if kind == "packed" else Winograd(conv.weight, conv.bias, kind)
     kept = rest.clone()
-    found = ready(x.clone(memory_format=torch.channels_last), Along(shift, rest, silu=True))
+    given = x.contiguous(memory_format=torch.channels_last)
+    found = ready(given, Along(shift, rest, norm))
     torch.testing.assert_close(found.double(), exact, atol=2e-5, rtol=0)
-    assert torch.equal(rest, kept)
+    assert torch.equal(rest, kept) and torch.equal(given, x)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +213,21 @@ def test_a_quick_upsampling_is_the_same(network, tiles):
 
 def test_a_network_in_training_keeps_its_blocks(network):
     assert not any(isinstance(each, QuickBlock) for each in quicken(network.train()).modules())
+
+
+@pytest.mark.parametrize("side", [8, 32, 48])
+def test_a_quick_norm_and_a_quick_linear_layer_give_the_same_bits_in_any_batch(network, side):
+    """Torch's own do not: the reason of their being."""
+    quick = quicken(network)
+    norm, x = quick.down[1].norm1, noise(5, 128, side, side)
+    expand, rows = quick.embedding.expand, noise(5, 128, 1, 1).flatten(1)
+    assert type(norm) is QuickNorm and type(expand) is QuickLinear
+    torch.testing.assert_close(norm(x), network.down[1].norm1(x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(expand(rows), network.embedding.expand(rows), atol=1e-5, rtol=0)
+    for layer_, given in ((norm, x), (expand, rows)):
+        for count in (1, 2, 3):
+            alone = torch.cat([layer_(part) for part in given.split(count)])
+            assert torch.equal(alone, layer_(given))
 
 
 def test_a_picture_alone_and_in_company(network):

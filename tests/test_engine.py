@@ -290,6 +290,20 @@ def test_the_most_of_a_forward_can_be_changed_while_it_serves(engine):
     assert network.batches == [1, 2, 2]
 
 
+def test_what_is_submitted_together_begins_in_one_tick_and_holds_nobody_else_up(engine):
+    network = Network()
+    shared = resolver(network)
+    with engine.together("me"):
+        mine = [engine.submit(shared, GREY, steps(1), visitor="me") for _ in range(3)]
+        assert finished(engine.submit(shared, GREY, steps(1), visitor="other")) == ["done"]
+        assert {job.evaluations for job in mine} == {0}
+    assert finished(*mine) == ["done"] * 3
+    assert network.batches == [1, 3]
+    with pytest.raises(ImageError), engine.together("me"):
+        engine.submit(shared, GREY[:1], steps(1), visitor="me")
+    assert finished(engine.submit(shared, GREY, steps(1), visitor="me")) == ["done"]
+
+
 # --------------------------------------------------------------------------------------- fairness
 def test_a_visitor_with_many_jobs_holds_nobody_up():
     engine = Engine(max_batch=1, max_per_visitor=10)

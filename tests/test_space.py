@@ -448,6 +448,13 @@ def test_uploads_and_the_camera_work_inside_another_sites_frame(
                 browser.close()
 
 
+# A photograph taken before the camera's first frame is none.
+PLAYING = """video => new Promise(done => {
+    const look = () => video.videoWidth && video.readyState >= 2 ? done() : setTimeout(look, 50);
+    look();
+})"""
+
+
 def drive(browser, address: str, allowed: bool) -> None:
     context = browser.new_context(
         ignore_https_errors=True, viewport={"width": 1400, "height": 1700}
@@ -478,6 +485,7 @@ def drive(browser, address: str, allowed: bool) -> None:
     app.get_by_role("tab", name="Camera").click()
     shoot = app.get_by_role("button", name="Take Photo")
     expect(shoot).to_be_enabled(timeout=60_000)
+    app.locator("video").evaluate(PLAYING)
     shoot.click()
     while len(answers) < 2 and time.monotonic() < deadline + 60:
         page.wait_for_timeout(100)

@@ -54,6 +54,11 @@ class Group:
 
     def pump(self) -> None:
         """Submit what has a place in the engine."""
+        if not self.stopped and len(self.jobs) < len(self.tasks):
+            with service.engine().together(service.seat().visitor):
+                self._submit()
+
+    def _submit(self) -> None:
         engine, seat = service.engine(), service.seat()
         for place, task in enumerate(self.tasks):
             if self.stopped or place in self.jobs:
