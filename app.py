@@ -26,7 +26,7 @@ with page("Super-resolve a face", LEAD):
     links.restore()
     choice, view = st.columns([1, 2.5], gap="medium")
     with choice:
-        face, recipe = choose()
+        face, recipe = choose(hurry=live.first_visit())
     with view:
         live.arrive(face, recipe)
         resolve(face, recipe)

@@ -212,6 +212,38 @@ def test_a_first_visit_begins_with_a_run_and_a_second_look_does_not(monkeypatch)
     assert app.session_state["sr3_run"] is run
 
 
+def test_a_first_visit_s_settings_are_drawn_when_they_are_opened_or_its_run_has_ended(monkeypatch):
+    monkeypatch.setattr(live, "AT_ONCE", True)
+    app = opened()
+    assert not app.slider and not app.number_input
+    finished(app)
+    app.run()
+    assert app.slider(key="sr3_steps_tiny").value == 10
+    hasty = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    hasty.session_state["sr3_settings"] = True  # opened
+    assert hasty.run().slider(key="sr3_steps_tiny").value == 10
+
+
+@pytest.mark.parametrize("page", ["app.py", "pages/1_Compare.py", "pages/5_Inside.py"])
+def test_an_explanation_is_drawn_when_it_is_opened(page):
+    app = opened().switch_page(page).run()
+    assert not app.latex and not app.exception
+    app.session_state["sr3_explained"] = True
+    assert app.run().latex
+
+
+def test_of_a_run_under_way_little_is_sent_again_and_again():
+    run = run_to_end(opened())
+    whole, passing = live._scene(run, False), live._scene(run, True)
+    newest = run.job.newest.index
+    assert [moment.index for moment in whole.frames] == list(range(newest + 1))
+    assert [moment.index for moment in passing.frames] == [newest]  # each was sent before
+    assert not passing.still and 6 * len(repr(passing)) < len(repr(whole))
+    exact = whole.still["b"].image
+    assert exact == stage.png(run.face.original)
+    assert passing.playing["c"].image == stage.webp(run.face.original)
+
+
 def test_past_runs_are_kept_and_bounded(monkeypatch):
     monkeypatch.setattr(keep, "MOST_PAST", 2)
     app = opened()

@@ -57,10 +57,11 @@ class Photograph:
         return crop_found(self.image, self.faces, choose)
 
 
-def choose() -> tuple[Face | None, Recipe]:
-    """A face and, under it, what is run on it; the recipe says of which size the face must be."""
+def choose(hurry: bool = False) -> tuple[Face | None, Recipe]:
+    """A face and, under it, what is run on it; the recipe says of which size the face must be.
+    `hurry`: see `choose_recipe`."""
     chooser = st.container()
-    recipe = choose_recipe()
+    recipe = choose_recipe(hurry)
     with chooser:
         face = choose_face(recipe.resolver.low_size, recipe.resolver.high_size)
     return face, recipe

@@ -8,6 +8,7 @@ cancels it.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -63,7 +64,12 @@ class Run:
     @cached_property
     def before(self) -> dict[str, Picture]:
         """The pictures from before the run, encoded once."""
-        return _before(self.face)
+        return _before(self.face, png)
+
+    @cached_property
+    def passing(self) -> dict[str, Picture]:
+        """The same while it is under way, when they are sent again and again."""
+        return _before(self.face, webp)
 
     @property
     def picture(self) -> Pixels | None:
@@ -72,10 +78,14 @@ class Run:
         return newest.x0 if self.ended and newest is not None else None
 
 
+def first_visit() -> bool:
+    """Whether a run is to start by itself, once: a result is there to be looked at."""
+    return AT_ONCE and not st.session_state.get("sr3_been_here")
+
+
 def arrive(face: Face | None, recipe: Recipe) -> None:
-    """Start by itself for a link, and once on a first visit: a result is there to be looked at."""
-    state = st.session_state
-    first = AT_ONCE and not state.get("sr3_been_here")
+    """Start by itself for a link, and on a first visit."""
+    state, first = st.session_state, first_visit()
     state["sr3_been_here"] = True
     if (state.pop("sr3_arrived", None) or first) and face is not None:
         start(face, recipe)
@@ -156,7 +166,8 @@ def _watch(face: Face | None, run: Run | None, live: bool) -> None:
     if face is None:
         show(Scene(_nothing(), "Choose a face to begin."))
     elif run is None:
-        show(Scene(_before(face), "Ready. One press, and the network fills in what is missing."))
+        ready = "Ready. One press, and the network fills in what is missing."
+        show(Scene(_before(face, png), ready))
     elif live:
         await_event(run)
         going = not run.ended
@@ -168,21 +179,23 @@ def _watch(face: Face | None, run: Run | None, live: bool) -> None:
 
 
 def _scene(run: Run, live: bool) -> Scene:
-    """The stage of a run: of one under way only the frames since the last poll are sent."""
+    """The stage of a run: of one under way only the frames since the last poll are sent, or the
+    newest, since a page that has just got ready saw none before."""
     job = run.job
     frames = job.frames
     new = [frame for frame in frames if not live or frame.index not in run.moments]
-    moments = [_moment(run, frame) for frame in new]
-    playing = run.before | {
+    moments = [_moment(run, frame) for frame in new or frames[-1:]]
+    playing = run.passing | {
         "a": Picture("Clean estimate", "what the network expects", alt="The clean estimate"),
         "b": Picture("Noisy image", "what the sampler works on", alt="The noisy image"),
     }
     if live:
         ahead, left = job.position, job.seconds_left
         status = f"Waiting: {ahead} ahead of you." if ahead and not frames else "Starting …"
+        still = {} if frames else run.passing
         return Scene(
-            run.before, status, f"about {left:.1f} s left" if left else "", "Started.",
-            run=run.name, live=True, playing=playing, frames=moments, total=job.total,
+            still, status, f"about {left:.1f} s left" if left else "", "Started.", run=run.name,
+            live=True, playing=playing, frames=moments, total=job.total,
         )  # fmt: skip
     status = _outcome(run)
     return Scene(
@@ -227,15 +240,15 @@ def _nothing() -> dict[str, Picture]:
     return {slot: Picture(title, "", alt="–") for slot, title in titles.items()}
 
 
-def _before(face: Face) -> dict[str, Picture]:
+def _before(face: Face, encode: Callable[[Pixels], str]) -> dict[str, Picture]:
     """Before a run: what the network will be given, large, and the usual enlargement."""
     side = face.low_res.shape[0]
     low, given = f"{side} × {side} pixels", png(face.low_res)
     original = Picture("Original", "there is none", alt="–")
     if face.original is not None:
         high = f"{face.original.shape[0]} × {face.original.shape[0]}"
-        original = Picture("Original", high, png(face.original), "The original face")
-    bicubic = png(enlarge(face.low_res))
+        original = Picture("Original", high, encode(face.original), "The original face")
+    bicubic = encode(enlarge(face.low_res))
     return {
         "a": Picture("Reduced face", f"{low}: all that is given", given, "The reduced face", True),
         "b": Picture("Bicubic", "the usual enlargement", bicubic, "The bicubic enlargement"),

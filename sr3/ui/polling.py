@@ -16,7 +16,7 @@ POLL = 0.2  # seconds, of one chain; several take longer for each picture that a
 MANY = 0.3  # seconds, of several
 LONGEST = 0.3  # seconds that a poll waits
 NAP = 0.01
-SENT = 0.03  # seconds in which the server sends what a script has drawn
+SENT = 0.2  # seconds in which a page paints what it was sent
 
 
 class Watched(Protocol):

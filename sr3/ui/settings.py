@@ -31,22 +31,30 @@ class Recipe:
     seed: int
 
 
-def choose_recipe() -> Recipe:
-    """The recipe, from the visitor's settings. Raises CheckpointError where there is none."""
+def choose_recipe(hurry: bool = False) -> Recipe:
+    """The recipe, from the visitor's settings. Raises CheckpointError where there is none.
+
+    In a `hurry` the widgets are left out until the page is drawn again, as it is when they are
+    asked for: their scripts would load beside the first frames.
+    """
     entries = service.offered()
-    settings = st.expander("Settings", icon=":material/tune:")
-    with settings:
-        if st.session_state.get("sr3_checkpoint") not in entries:
-            st.session_state["sr3_checkpoint"] = next(iter(entries))
-        carry("sr3_checkpoint", None)
-        name = st.selectbox(
+    settings = st.expander(
+        "Settings", icon=":material/tune:", key="sr3_settings", on_change="rerun"
+    )
+    drawn = settings.open or not hurry
+    if st.session_state.get("sr3_checkpoint") not in entries:
+        st.session_state["sr3_checkpoint"] = next(iter(entries))
+    carry("sr3_checkpoint", None)
+    if drawn:
+        settings.selectbox(
             "Checkpoint", list(entries), format_func=lambda name: entries[name].title,
             key="sr3_checkpoint", help="The trained network.",
         )  # fmt: skip
+    name = st.session_state["sr3_checkpoint"]
     resolver = service.resolver(name)  # outside: that it is being loaded is to be seen
     with settings:
-        sampling = choose_sampling(resolver)
-        seed = choose_seed()
+        sampling = choose_sampling(resolver, drawn)
+        seed = choose_seed(drawn)
     return Recipe(resolver, entries[name].title, sampling, seed)
 
 
@@ -59,49 +67,55 @@ def carry(key: str, first: object) -> None:
     st.session_state[key] = st.session_state.get(key, first)
 
 
-def choose_sampling(resolver: SuperResolver) -> SamplerConfig:
+def choose_sampling(resolver: SuperResolver, drawn: bool = True) -> SamplerConfig:
     """How to sample; the checkpoint's own way at first."""
     name, usual, last = resolver.name, resolver.config.sampling, resolver.schedule.steps
-    estimate = usual.start if usual.start < last else last // 2
     first = {
-        f"sr3_sampler_{name}": usual.sampler,
-        f"sr3_steps_{name}": min(usual.steps, MOST_STEPS),
-        f"sr3_start_{name}": usual.start,
-        f"sr3_consistency_{name}": usual.consistency,
+        "sampler": usual.sampler,
+        "steps": min(usual.steps, MOST_STEPS),
+        "start": usual.start,
+        "consistency": usual.consistency,
     }
-    for key, value in first.items():
-        carry(key, value)
-    sampler = st.selectbox(
+    for what, value in first.items():
+        carry(f"sr3_{what}_{name}", value)
+    if drawn:
+        _draw_sampling(name, usual.start if usual.start < last else last // 2, last)
+    chosen = {what: st.session_state[f"sr3_{what}_{name}"] for what in first}
+    return resolver.settings(**chosen)
+
+
+def _draw_sampling(name: str, estimate: int, last: int) -> None:
+    """The widgets of a checkpoint; a chain begins at `estimate` or at the `last` time step."""
+    st.selectbox(
         "Sampler", list(SAMPLERS), format_func=SAMPLERS.__getitem__, key=f"sr3_sampler_{name}",
         help="The rule that turns each clean estimate into the next, less noisy image.",
     )  # fmt: skip
-    count = st.slider(
+    st.slider(
         "Steps", 1, MOST_STEPS, key=f"sr3_steps_{name}",
         help="How often the network looks at the image. More is slower.",
     )  # fmt: skip
-    start = st.radio(
+    st.radio(
         "Begin from", [estimate, last], key=f"sr3_start_{name}",
         format_func=lambda t: (  # in the label: the widget's captions reach only 4.1:1
             f"{'pure noise' if t == last else 'the noised enlargement'} (step {t} of {last})"
         ),
         help="The bicubic enlargement with noise on it is a head start: fewer steps suffice.",
     )  # fmt: skip
-    consistency = st.toggle(
+    st.toggle(
         "Keep to the input", key=f"sr3_consistency_{name}",
         help="After each step, make the estimate reduce to exactly the 16 × 16 input.",
     )  # fmt: skip
-    return resolver.settings(sampler=sampler, steps=count, start=start, consistency=consistency)
 
 
-def choose_seed() -> int:
+def choose_seed(drawn: bool = True) -> int:
     """Which noise is drawn; one number for all pages."""
     carry("sr3_seed", 0)
-    return int(
+    if drawn:
         st.number_input(
             "Seed", 0, MOST_SEED, key="sr3_seed",
             help="Which noise is drawn: another seed gives another possible face.",
-        )
-    )  # fmt: skip
+        )  # fmt: skip
+    return int(st.session_state["sr3_seed"])
 
 
 def step_count(count: int) -> str:

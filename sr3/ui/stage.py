@@ -55,7 +55,7 @@ class Moment:
 class Scene:
     """All that the stage shows: pictures by square (a, b, c, d) and what is written above them."""
 
-    still: Mapping[str, Picture]
+    still: Mapping[str, Picture]  # none are needed of a run under way that has frames
     status: str
     left: str = ""  # at the right end of the status line
     announce: str = ""  # for screen readers

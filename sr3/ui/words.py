@@ -2,49 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
+
+from sr3.ui.frame import alone
+
+EXPLAINED = "sr3_explained"  # key of the session: whether the explanation is open
+
+
+def _unfolded(label: str, body: Callable[[], None]) -> None:
+    """A part of the page that is drawn when it is opened: what sets equations is a large script,
+    and would load beside a first visitor's first run."""
+
+    @alone
+    def part() -> None:
+        folded = st.expander(label, icon=":material/help:", key=EXPLAINED, on_change="rerun")
+        if folded.open:
+            with folded:
+                body()
+
+    part()
 
 
 def explain_chain() -> None:
     """The expander under the result."""
-    with st.expander("What am I looking at?", icon=":material/help:"):
+    _unfolded("What am I looking at?", _chain)
+
+
+def _chain() -> None:
+    st.markdown(
+        "The **noisy image** is what the sampler works on. It begins as noise, or as the "
+        "enlarged input buried in noise, and loses a little noise at each step.\n\n"
+        "The **clean estimate** is the network's answer at each step to one question: if all "
+        "the noise were gone, what would this face look like? It begins blurred and gains "
+        "detail.\n\n"
+        "The details are *plausible*, not *recovered*: very many faces reduce to the same "
+        "16 × 16 pixels, and another seed gives another of them. Never use this to "
+        "recognise a person."
+    )
+    with st.expander("The equations"):
         st.markdown(
-            "The **noisy image** is what the sampler works on. It begins as noise, or as the "
-            "enlarged input buried in noise, and loses a little noise at each step.\n\n"
-            "The **clean estimate** is the network's answer at each step to one question: if all "
-            "the noise were gone, what would this face look like? It begins blurred and gains "
-            "detail.\n\n"
-            "The details are *plausible*, not *recovered*: very many faces reduce to the same "
-            "16 × 16 pixels, and another seed gives another of them. Never use this to "
-            "recognise a person."
+            "The noisy image at noise level $\\sqrt{\\bar\\alpha_t}$ is a mixture of the face "
+            "$x_0$ and Gaussian noise $\\epsilon$:"
         )
-        with st.expander("The equations"):
-            st.markdown(
-                "The noisy image at noise level $\\sqrt{\\bar\\alpha_t}$ is a mixture of the face "
-                "$x_0$ and Gaussian noise $\\epsilon$:"
-            )
-            st.latex(
-                r"x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon,"
-                r"\qquad \epsilon \sim \mathcal{N}(0, I)"
-            )
-            st.markdown(
-                "The percentage of noise above the pictures is $1-\\bar\\alpha_t$. The network "
-                "$f_\\theta$ sees $x_t$, the bicubic enlargement $c$ of the input and the noise "
-                "level, and gives the clean estimate:"
-            )
-            st.latex(r"\hat x_0 = f_\theta\!\left(x_t,\, c,\, \sqrt{\bar\alpha_t}\right)")
-            st.markdown(
-                "DDIM, the simplest sampler, then takes the step from $t$ to an earlier $s$; "
-                "DPM-Solver++ (2M) also uses the estimate before, to take longer steps:"
-            )
-            st.latex(
-                r"x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1-\bar\alpha_s}\;"
-                r"\frac{x_t - \sqrt{\bar\alpha_t}\, \hat x_0}{\sqrt{1-\bar\alpha_t}}"
-            )
-            st.markdown(
-                "Saharia et al., *Image Super-Resolution via Iterative Refinement*, 2021 "
-                "([arXiv 2104.07636](https://arxiv.org/abs/2104.07636))."
-            )
+        st.latex(
+            r"x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon,"
+            r"\qquad \epsilon \sim \mathcal{N}(0, I)"
+        )
+        st.markdown(
+            "The percentage of noise above the pictures is $1-\\bar\\alpha_t$. The network "
+            "$f_\\theta$ sees $x_t$, the bicubic enlargement $c$ of the input and the noise "
+            "level, and gives the clean estimate:"
+        )
+        st.latex(r"\hat x_0 = f_\theta\!\left(x_t,\, c,\, \sqrt{\bar\alpha_t}\right)")
+        st.markdown(
+            "DDIM, the simplest sampler, then takes the step from $t$ to an earlier $s$; "
+            "DPM-Solver++ (2M) also uses the estimate before, to take longer steps:"
+        )
+        st.latex(
+            r"x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1-\bar\alpha_s}\;"
+            r"\frac{x_t - \sqrt{\bar\alpha_t}\, \hat x_0}{\sqrt{1-\bar\alpha_t}}"
+        )
+        st.markdown(
+            "Saharia et al., *Image Super-Resolution via Iterative Refinement*, 2021 "
+            "([arXiv 2104.07636](https://arxiv.org/abs/2104.07636))."
+        )
 
 
 # Part -> one sentence, what the picture shows, the equation and what its letters mean.
@@ -92,29 +116,37 @@ def layers(part: str) -> None:
     """One sentence, and behind it what the picture shows and the equation."""
     sentence, picture, equation, letters = LAYERS[part]
     st.markdown(f"**{sentence}**")
-    with st.expander("What the picture shows, and the equation", icon=":material/help:"):
-        st.markdown(picture)
-        st.latex(equation)
-        st.markdown(letters)
+    _unfolded(
+        "What the picture shows, and the equation", partial(_layer, picture, equation, letters)
+    )
+
+
+def _layer(picture: str, equation: str, letters: str) -> None:
+    st.markdown(picture)
+    st.latex(equation)
+    st.markdown(letters)
 
 
 def explain_comparison() -> None:
     """The expander under a comparison."""
-    with st.expander("What am I looking at?", icon=":material/help:"):
-        st.markdown(
-            "Every network starts from the **same noise** and sees the **same 16 × 16 input**, so "
-            "each difference between the pictures is a difference between the networks.\n\n"
-            "**Interpolated** networks lie between two: each of their weights is a mean of the "
-            "pretrained and the fine-tuned one. **Spliced** ones hand over: the pretrained "
-            "network takes the noisy steps, the fine-tuned one those near the finished image."
+    _unfolded("What am I looking at?", _comparison)
+
+
+def _comparison() -> None:
+    st.markdown(
+        "Every network starts from the **same noise** and sees the **same 16 × 16 input**, so "
+        "each difference between the pictures is a difference between the networks.\n\n"
+        "**Interpolated** networks lie between two: each of their weights is a mean of the "
+        "pretrained and the fine-tuned one. **Spliced** ones hand over: the pretrained "
+        "network takes the noisy steps, the fine-tuned one those near the finished image."
+    )
+    with st.expander("The equations"):
+        st.latex(r"\theta_w = \theta_\text{pre} + w\,(\theta_\text{tuned} - \theta_\text{pre})")
+        st.latex(
+            r"\hat x_0 = \begin{cases} f_{\theta_\text{pre}}(x_t, c, \sqrt{\bar\alpha_t}) "
+            r"& t > t_s \\ f_{\theta_\text{tuned}}(x_t, c, \sqrt{\bar\alpha_t}) & t \le t_s "
+            r"\end{cases}"
         )
-        with st.expander("The equations"):
-            st.latex(r"\theta_w = \theta_\text{pre} + w\,(\theta_\text{tuned} - \theta_\text{pre})")
-            st.latex(
-                r"\hat x_0 = \begin{cases} f_{\theta_\text{pre}}(x_t, c, \sqrt{\bar\alpha_t}) "
-                r"& t > t_s \\ f_{\theta_\text{tuned}}(x_t, c, \sqrt{\bar\alpha_t}) & t \le t_s "
-                r"\end{cases}"
-            )
 
 
 ABOUT_LEAD = (
