@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from sr3.errors import ConfigError, ImageError
-from sr3.faces import crop_face
+from sr3.faces import Crop, crop_face, crop_found, detect
 from sr3.files import write_bytes
 from sr3.images import Pixels, decode, encode_png, resize
 from sr3.metrics import Scorer, Scores
@@ -172,14 +173,7 @@ def prepare(
         )
     if image.size == (small, small):
         return Face(file, stem, np.asarray(image), None, "taken as the low-resolution input")
-    crop = crop_face(image, align=align)
-    if face != 1:
-        if not 1 <= face <= crop.found:
-            raise ImageError(
-                f"{file.name[:60]} has no face number {face}, as {crop.found} "
-                f"{'was' if crop.found == 1 else 'were'} found: give another --face, or none."
-            )
-        crop = crop_face(image, choose=face - 1)
+    crop = _crop(image, file.name, face) if align else crop_face(image, align=False)
     pixels = np.asarray(crop.image)
     if min(pixels.shape[:2]) < small:
         raise ImageError(
@@ -190,6 +184,17 @@ def prepare(
         return Face(file, stem, pixels, None, crop.note)
     original = resize(pixels, large)
     return Face(file, stem, original, original, crop.note)
+
+
+def _crop(image: Image.Image, name: str, face: int) -> Crop:
+    faces = detect(image)
+    found = len(faces or [])
+    if face != 1 and not 1 <= face <= found:
+        raise ImageError(
+            f"{name[:60]} has no face number {face}, as {found} {'was' if found == 1 else 'were'} "
+            "found: give another --face, or none."
+        )
+    return crop_found(image, faces, face - 1)
 
 
 def _keep(face: Face, result: Result, index: int, out: Path, scorer: Scorer) -> Iterator[Upscaled]:

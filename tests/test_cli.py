@@ -275,8 +275,11 @@ def test_align_crops_the_face_and_no_align_the_centre(tiny, astronaut, tmp_path,
 
 
 def test_another_face_can_be_chosen(tiny, astronaut, tmp_path, monkeypatch):
-    from sr3.faces import crop_face
+    from sr3 import upscale
+    from sr3.faces import crop_face, detect
 
+    looked = []
+    monkeypatch.setattr(upscale, "detect", lambda image: looked.append(image) or detect(image))
     with Image.open(astronaut) as opened:
         canvas = Image.new("RGB", (700, 520), (120, 130, 140))
         canvas.paste(opened.crop((0, 0, 400, 512)), (0, 0))
@@ -285,7 +288,7 @@ def test_another_face_can_be_chosen(tiny, astronaut, tmp_path, monkeypatch):
     seen, words = crops(monkeypatch), ("--checkpoint", tiny, "--steps", 1, "--face", 2)
     result = call("upscale", astronaut, tmp_path / "two.png", "--out", tmp_path / "out", *words)
     assert "astronaut.png has no face number 2, as 1 was found" in refusal(result)
-    assert "number 2 by size was cropped" in result.stderr
+    assert "number 2 by size was cropped" in result.stderr and len(looked) == 2
     (chosen,) = seen
     assert np.array_equal(chosen, np.asarray(crop_face(canvas, choose=1).image))
     other = call("upscale", astronaut, "--out", tmp_path / "x", "--no-align", *words)
