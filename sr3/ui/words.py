@@ -9,6 +9,12 @@ import streamlit as st
 
 from sr3.ui.frame import alone
 
+# DDIM's step, in lines that fit a phone, as all equations here are.
+STEP = (
+    r"\begin{aligned} x_s &= \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1-\bar\alpha_s}\; "
+    r"\hat\epsilon \\ \hat\epsilon &= \frac{x_t - \sqrt{\bar\alpha_t}\, \hat x_0}"
+    r"{\sqrt{1-\bar\alpha_t}} \end{aligned}"
+)
 EXPLAINED = "sr3_explained"  # key of the session: whether the explanation is open
 
 
@@ -45,12 +51,9 @@ def _chain() -> None:
     with st.expander("The equations"):
         st.markdown(
             "The noisy image at noise level $\\sqrt{\\bar\\alpha_t}$ is a mixture of the face "
-            "$x_0$ and Gaussian noise $\\epsilon$:"
+            "$x_0$ and noise $\\epsilon \\sim \\mathcal{N}(0, I)$:"
         )
-        st.latex(
-            r"x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon,"
-            r"\qquad \epsilon \sim \mathcal{N}(0, I)"
-        )
+        st.latex(r"x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon")
         st.markdown(
             "The percentage of noise above the pictures is $1-\\bar\\alpha_t$. The network "
             "$f_\\theta$ sees $x_t$, the bicubic enlargement $c$ of the input and the noise "
@@ -61,10 +64,7 @@ def _chain() -> None:
             "DDIM, the simplest sampler, then takes the step from $t$ to an earlier $s$; "
             "DPM-Solver++ (2M) also uses the estimate before, to take longer steps:"
         )
-        st.latex(
-            r"x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1-\bar\alpha_s}\;"
-            r"\frac{x_t - \sqrt{\bar\alpha_t}\, \hat x_0}{\sqrt{1-\bar\alpha_t}}"
-        )
+        st.latex(STEP)
         st.markdown(
             "Saharia et al., *Image Super-Resolution via Iterative Refinement*, 2021 "
             "([arXiv 2104.07636](https://arxiv.org/abs/2104.07636))."
@@ -78,19 +78,19 @@ LAYERS = {
         "small step towards the answer.",
         "The first steps decide the pose, the hair and the light; the last ones draw lashes and "
         "skin. Watch the **change**: it is large at first, then moves to the edges, then fades.",
-        r"x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1-\bar\alpha_s}\;"
-        r"\frac{x_t - \sqrt{\bar\alpha_t}\, \hat x_0}{\sqrt{1-\bar\alpha_t}},"
-        r"\qquad \hat x_0 = f_\theta(x_t, c, \sqrt{\bar\alpha_t})",
-        "DDIM's step from time $t$ to an earlier $s$: $\\hat x_0$ is the clean estimate, $c$ the "
-        "enlarged input, $\\sqrt{\\bar\\alpha}$ the noise level.",
+        STEP,
+        "DDIM's step from time $t$ to an earlier $s$: $\\hat x_0 = f_\\theta(x_t, c, "
+        "\\sqrt{\\bar\\alpha_t})$ is the clean estimate, $c$ the enlarged input, "
+        "$\\sqrt{\\bar\\alpha}$ the noise level, $\\hat\\epsilon$ the noise that the estimate "
+        "leaves.",
     ),
     "samples": (
         "Very many faces reduce to the same 16 × 16 pixels: each noise finds another of them.",
         "Where the **uncertainty** is light, the samples disagree, and no detail there should be "
         "believed. Their **mean** is blurred: it is closer in PSNR, and worse to look at.",
-        r"\operatorname{Var}[x_0 \mid c] \approx \frac1K \sum_{k=1}^{K} "
-        r"\bigl(x_0^{(k)} - \bar x_0\bigr)^2,\qquad \bar x_0 = \frac1K \sum_k x_0^{(k)} "
-        r"\approx \mathbb E[x_0 \mid c]",
+        r"\begin{aligned} \mathbb E[x_0 \mid c] &\approx \bar x_0 = \tfrac1K "
+        r"\textstyle\sum_k x_0^{(k)} \\ \operatorname{Var}[x_0 \mid c] &\approx \tfrac1K "
+        r"\textstyle\sum_k \bigl(x_0^{(k)} - \bar x_0\bigr)^2 \end{aligned}",
         "The mean minimizes the expected squared error, hence its PSNR; it is itself no likely "
         "face.",
     ),
@@ -105,8 +105,8 @@ LAYERS = {
         "More steps cost more time; past some number they change nothing that you can see.",
         "One step gives the average of all likely faces, which is blurred; ten are enough for "
         "most of the detail. PSNR may fall while LPIPS improves: judge by both.",
-        r"t_0 > t_1 > \dots > t_N = 0,\qquad \log\frac{\bar\alpha_{t_i}}{1-\bar\alpha_{t_i}} "
-        r"\ \text{evenly spaced}",
+        r"\begin{gathered} t_0 > t_1 > \dots > t_N = 0 \\ "
+        r"\log\frac{\bar\alpha_{t_i}}{1-\bar\alpha_{t_i}} \ \text{evenly spaced} \end{gathered}",
         "Fewer steps visit fewer of the 2,000 noise levels that the network was trained on.",
     ),
 }
@@ -143,9 +143,8 @@ def _comparison() -> None:
     with st.expander("The equations"):
         st.latex(r"\theta_w = \theta_\text{pre} + w\,(\theta_\text{tuned} - \theta_\text{pre})")
         st.latex(
-            r"\hat x_0 = \begin{cases} f_{\theta_\text{pre}}(x_t, c, \sqrt{\bar\alpha_t}) "
-            r"& t > t_s \\ f_{\theta_\text{tuned}}(x_t, c, \sqrt{\bar\alpha_t}) & t \le t_s "
-            r"\end{cases}"
+            r"\hat x_0 = \begin{cases} f_{\theta_\text{pre}}(x_t, c, t) & t > t_s \\ "
+            r"f_{\theta_\text{tuned}}(x_t, c, t) & t \le t_s \end{cases}"
         )
 
 
