@@ -21,6 +21,7 @@ from tests.browsing import (
     rerun,
     turn_tab,
     turn_to,
+    viewport,
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -49,9 +50,10 @@ def first_page(page: Page) -> Iterator[str]:
     expect(page.get_by_text("Done: 16 × 16").first).to_be_visible()
     yield "tour, result"
     press(page.get_by_role("button", name="Skip", exact=True))
-    for expander in ("Settings", "Your runs"):
+    for expander in ("Settings", "Your runs", "What am I looking at?", "The equations"):
         press(page.locator("summary").filter(has_text=expander))
-    yield "settings, past runs"
+    expect(page.locator(".katex-display").first).to_be_visible()
+    yield "settings, past runs, equations"
     press(page.get_by_role("button", name="Link").first)
     expect(page.get_by_test_id("stCode")).to_be_visible()
     yield "link"
@@ -115,6 +117,18 @@ def slides(page: Page) -> Iterator[str]:
 def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_screen(visit, states):
     page = visit(cookies=(FIRST,) if states is first_page else ())
     assert looked_at(page, states(page)) == []
+
+
+def test_a_wall_can_be_read_from_afar(visit):
+    page = visit(size="stand")
+    button = page.get_by_role("button", name="Super-resolve", exact=True)
+    expect(button).to_be_visible()
+    letters = float(button.evaluate("each => parseFloat(getComputedStyle(each).fontSize)"))
+    assert letters > viewport("stand")["height"] / 80
+    words = button.get_by_text("Super-resolve").bounding_box()
+    assert words is not None and words["height"] < 2 * letters  # in one line
+    page.set_viewport_size(viewport("desktop"))
+    assert page.evaluate("getComputedStyle(document.documentElement).fontSize") == "16px"
 
 
 def test_every_page_can_be_reloaded(visit, stand):

@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browsing import SETTLED, choose, press, rerun, turn_tab, turn_to
 
@@ -20,9 +20,15 @@ def compared(page: Page) -> None:
     ended(page)
 
 
+def done(page: Page) -> Locator:
+    """What the status line says of a comparison that is there; a screen reader's line says it until
+    the next one has begun."""
+    return page.locator(".board .status .text").filter(has_text="Done: the same face").first
+
+
 def ended(page: Page) -> None:
     """A comparison that is there, with its scores."""
-    expect(page.get_by_text("Done: the same face").first).to_be_visible()
+    expect(done(page)).to_be_visible()
     expect(page.get_by_role("heading", name="Scores")).to_be_visible()
     page.wait_for_selector(SETTLED)
 
@@ -90,13 +96,13 @@ def test_a_comparison_is_looked_at_closely(visit):
 
 def drawn_anew(page: Page, before: list[str]) -> list[str]:
     """The pictures once a new run has ended: what is on the page before it begins looks alike."""
-    done, until = page.get_by_text("Done: the same face").first, time.monotonic() + 60
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         page.wait_for_selector(SETTLED)
         after = drawn(page)
-        if len(after) == len(before) and after != before and done.is_visible():
+        if len(after) == len(before) and after != before and done(page).is_visible():
             page.wait_for_timeout(300)
-            if drawn(page) == after and done.is_visible():
+            if drawn(page) == after and done(page).is_visible():
                 return after
         page.wait_for_timeout(100)
     raise AssertionError("no new run ended within a minute")

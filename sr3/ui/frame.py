@@ -37,6 +37,13 @@ MARK = """
 
 MARK_URI = "data:image/svg+xml;base64," + base64.b64encode(MARK.encode()).decode()
 
+# A wall of pixels that does not say how dense they are is read from afar. Lengths are in rem, but
+# for a main button's, which is Streamlit's in pixels.
+LARGE = """<style>@media (min-width: 3000px) {
+  html { font-size: 30px }
+  .stElementContainer[class*="_main"] { width: 12.5rem !important }
+}</style>"""
+
 # File, label and icon of each page, in the order of the navigation.
 PAGES = (
     ("app.py", "Super-resolve", ":material/face:"),
@@ -58,6 +65,7 @@ def page(title: str, lead: str, *, bare: bool = False) -> Iterator[None]:
     """
     st.set_page_config(f"{title} · SR3 Lab", MARK, layout="wide")
     if not bare:
+        st.html(LARGE)
         navigation()
         st.title(title, anchor=False)
         st.markdown(lead)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import streamlit as st
 
 from sr3.ui.frame import alone
 
-# DDIM's step, in lines that fit a phone, as all equations here are.
+# DDIM's step. A line each, with room for a last letter's overhang: nothing scrolls on a phone.
 STEP = (
-    r"\begin{aligned} x_s &= \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1-\bar\alpha_s}\; "
-    r"\hat\epsilon \\ \hat\epsilon &= \frac{x_t - \sqrt{\bar\alpha_t}\, \hat x_0}"
-    r"{\sqrt{1-\bar\alpha_t}} \end{aligned}"
+    r"x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1-\bar\alpha_s}\; \hat\epsilon\,",
+    r"\hat\epsilon = \frac{x_t - \sqrt{\bar\alpha_t}\, \hat x_0}{\sqrt{1-\bar\alpha_t}}",
 )
 EXPLAINED = "sr3_explained"  # key of the session: whether the explanation is open
 
@@ -64,14 +63,14 @@ def _chain() -> None:
             "DDIM, the simplest sampler, then takes the step from $t$ to an earlier $s$; "
             "DPM-Solver++ (2M) also uses the estimate before, to take longer steps:"
         )
-        st.latex(STEP)
+        _equations(STEP)
         st.markdown(
             "Saharia et al., *Image Super-Resolution via Iterative Refinement*, 2021 "
             "([arXiv 2104.07636](https://arxiv.org/abs/2104.07636))."
         )
 
 
-# Part -> one sentence, what the picture shows, the equation and what its letters mean.
+# Part -> one sentence, what the picture shows, the equations and what their letters mean.
 LAYERS = {
     "chain": (
         "Each step asks one question, *what would this face be without the noise?*, and takes a "
@@ -88,9 +87,11 @@ LAYERS = {
         "Very many faces reduce to the same 16 × 16 pixels: each noise finds another of them.",
         "Where the **uncertainty** is light, the samples disagree, and no detail there should be "
         "believed. Their **mean** is blurred: it is closer in PSNR, and worse to look at.",
-        r"\begin{aligned} \mathbb E[x_0 \mid c] &\approx \bar x_0 = \tfrac1K "
-        r"\textstyle\sum_k x_0^{(k)} \\ \operatorname{Var}[x_0 \mid c] &\approx \tfrac1K "
-        r"\textstyle\sum_k \bigl(x_0^{(k)} - \bar x_0\bigr)^2 \end{aligned}",
+        (
+            r"\mathbb E[x_0 \mid c] \approx \bar x_0 = \tfrac1K \textstyle\sum_k x_0^{(k)}\,",
+            r"\operatorname{Var}[x_0 \mid c] \approx \tfrac1K \textstyle\sum_k "
+            r"\bigl(x_0^{(k)} - \bar x_0\bigr)^2",
+        ),
         "The mean minimizes the expected squared error, hence its PSNR; it is itself no likely "
         "face.",
     ),
@@ -98,15 +99,17 @@ LAYERS = {
         "A result that does not reduce to its own input again is certainly wrong.",
         "After each step the estimate is corrected by the smallest change that makes it reduce to "
         "exactly the input. The maps show what is left after reducing the results again.",
-        r"\hat x_0 \leftarrow \hat x_0 + R^{+}\,(y - R\,\hat x_0 R^\top)\,R^{+\top}",
+        (r"\hat x_0 \leftarrow \hat x_0 + R^{+}\,(y - R\,\hat x_0 R^\top)\,R^{+\top}",),
         "$R$ is bicubic reduction along one axis, $R^+$ its pseudo-inverse, $y$ the input.",
     ),
     "counts": (
         "More steps cost more time; past some number they change nothing that you can see.",
         "One step gives the average of all likely faces, which is blurred; ten are enough for "
         "most of the detail. PSNR may fall while LPIPS improves: judge by both.",
-        r"\begin{gathered} t_0 > t_1 > \dots > t_N = 0 \\ "
-        r"\log\frac{\bar\alpha_{t_i}}{1-\bar\alpha_{t_i}} \ \text{evenly spaced} \end{gathered}",
+        (
+            r"t_0 > t_1 > \dots > t_N = 0",
+            r"\log\frac{\bar\alpha_{t_i}}{1-\bar\alpha_{t_i}} \ \text{evenly spaced}",
+        ),
         "Fewer steps visit fewer of the 2,000 noise levels that the network was trained on.",
     ),
 }
@@ -114,17 +117,22 @@ LAYERS = {
 
 def layers(part: str) -> None:
     """One sentence, and behind it what the picture shows and the equation."""
-    sentence, picture, equation, letters = LAYERS[part]
+    sentence, picture, equations, letters = LAYERS[part]
     st.markdown(f"**{sentence}**")
     _unfolded(
-        "What the picture shows, and the equation", partial(_layer, picture, equation, letters)
+        "What the picture shows, and the equation", partial(_layer, picture, equations, letters)
     )
 
 
-def _layer(picture: str, equation: str, letters: str) -> None:
+def _layer(picture: str, equations: Sequence[str], letters: str) -> None:
     st.markdown(picture)
-    st.latex(equation)
+    _equations(equations)
     st.markdown(letters)
+
+
+def _equations(lines: Sequence[str]) -> None:
+    for line in lines:
+        st.latex(line)
 
 
 def explain_comparison() -> None:
