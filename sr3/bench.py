@@ -16,7 +16,9 @@ import statistics
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -216,24 +218,28 @@ def _public(model: SuperResolver, settings: BenchSettings) -> Iterator[Row]:
     size = config.network.high_res
     condition = torch.zeros(1, 3, size, size, device=device.device)
     generator = torch.Generator().manual_seed(0)
-    chain = plain_chain(network, NoiseSchedule(config.schedule), condition, generator)
+    chain = plain_chain(deepcopy(network), NoiseSchedule(config.schedule), condition, generator)
     exact = measure_rates(device.device, torch.float32, settings.rate_seconds)
-    plain = _steps(lambda: next(chain), settings.repeats, device.device)
-    yield _times("step, plain float32", "97.8M, batch 1", plain, work.floor(exact))
     ours = SuperResolver(network, config, device, PUBLIC)  # changes its memory format
     rates = measure_rates(device.device, device.precision, settings.rate_seconds)
-    work = work_of(network, config.network, device.precision)
-    middle = statistics.median(plain)
+    ours_work = work_of(network, config.network, device.precision)
+    plain: list[float] = []
     for batch in (1, *([8, 32, 64] if device.device.type == "cuda" else [])):
         few = condition.expand(batch, -1, -1, -1).contiguous()
         level = torch.full((batch,), 0.5, dtype=torch.float64, device=device.device)
-        quick = _steps(
-            lambda few=few, level=level: ours.estimate(few, few, level),  # type: ignore[misc]
+        usual, quick = _in_turn(
+            (lambda: next(chain), partial(ours.estimate, few, few, level)),
             settings.repeats, device.device,
         )  # fmt: skip
-        speedup = middle * batch / statistics.median(quick)
-        yield _times("step, ours", f"97.8M, batch {batch}", quick, work.floor(rates, batch),
-                     note=f"{speedup:.2f} times the plain loop's images")  # fmt: skip
+        if not plain:
+            plain = usual
+            yield _times("step, plain float32", "97.8M, batch 1", plain, work.floor(exact))
+        speedup = statistics.median(
+            batch * before / after for before, after in zip(usual, quick, strict=True)
+        )
+        yield _times("step, ours", f"97.8M, batch {batch}", quick, ours_work.floor(rates, batch),
+                     note=f"{speedup:.2f} times the plain loop's images, in turn")  # fmt: skip
+    middle = statistics.median(plain)
     face = _faces(1, model.low_size)[0]
     whole = statistics.median(model.upscale([face]).seconds for _ in range(settings.repeats))
     steps = config.schedule.steps
@@ -260,11 +266,16 @@ def _left_over() -> int:
     return sum(thread.name.startswith("sr3-") for thread in threading.enumerate())
 
 
-def _steps(run: Callable[[], Tensor], repeats: int, device: torch.device) -> list[float]:
-    """Seconds of single steps, the first one not counted."""
-    run()
+def _in_turn(
+    ways: Sequence[Callable[[], Tensor]], repeats: int, device: torch.device
+) -> list[list[float]]:
+    """Seconds of single steps of each way, in turn, so that a machine that slows down slows each;
+    the first ones are not counted."""
+    for run in ways:
+        run()
     settle(device)
-    return [timed(run, device) for _ in range(max(repeats, 1))]
+    times = [[timed(run, device) for run in ways] for _ in range(max(repeats, 1))]
+    return [list(column) for column in zip(*times, strict=True)]
 
 
 def _faces(count: int, size: int) -> Pixels:

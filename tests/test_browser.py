@@ -41,6 +41,17 @@ def set_steps(page: Page, key: str) -> None:
         steps.press(key)
 
 
+def test_a_screen_reader_is_told_of_every_run_though_it_ends_as_the_one_before(page):
+    run_to_end(page)
+    page.locator(".stage .announce").evaluate(
+        "each => { window.said = []; new MutationObserver(() => said.push(each.textContent))"
+        ".observe(each, { childList: true }) }"
+    )
+    press(page.get_by_role("button", name="Super-resolve"))
+    page.wait_for_function("said.length > 1 && said.at(-1).startsWith('Done')")
+    assert page.evaluate("said") == ["Started.", "Done: 16 × 16 became 128 × 128 in 10 steps."]
+
+
 def test_choose_run_scrub_compare_download(page, tmp_path):
     with rerun(page):
         page.get_by_role("radio", name="Ines").check(force=True)

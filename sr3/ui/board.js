@@ -72,6 +72,7 @@ class Board {
       this.shown = data.live ? -1 : Infinity // a finished run is not played again by itself
       this.pinned = false
       for (const divider of this.root.querySelectorAll('.divider')) divider.value = 50
+      this.say(data.live ? data.announce : '') // the same end twice is told twice
     }
     if (!this.pinned && data.lens) this.place = [...data.lens]
     for (const frame of data.frames) {

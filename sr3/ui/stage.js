@@ -62,6 +62,7 @@ class Stage {
       this.settled = null
       this.shown = data.live ? -1 : Infinity // a finished run is not played again
       for (const divider of this.root.querySelectorAll('.divider')) divider.value = 50
+      this.say(data.live ? data.announce : '') // the same end twice is told twice
       if (data.live && asked) this.comeIntoView()
     }
     for (const frame of data.frames) {
