@@ -241,6 +241,17 @@ def rerun(page: Page) -> Iterator[None]:
     page.wait_for_selector(SETTLED)
 
 
+def wait_for_quiet(page: Page, seconds: float, most: float = 20) -> None:
+    """Until the script has not run for so long: something may still be loaded, but no poll may
+    go on for `most` seconds."""
+    for _ in range(int(most / seconds)):
+        runs = page.evaluate("window.sr3Runs")
+        page.wait_for_timeout(1000 * seconds)
+        if page.evaluate("window.sr3Runs") == runs:
+            return
+    raise AssertionError("the script still runs again and again")
+
+
 def press(button: Locator, **how: object) -> None:
     """Click what no longer moves, once the script rests: between the press and the release of a
     mouse an expander that opens, or a chart that is drawn anew, would push it away."""

@@ -8,7 +8,16 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from sr3.ui.polling import POLL
-from tests.browsing import LATER, SETTLED, photograph, press, rerun, turn_tab, turn_to
+from tests.browsing import (
+    LATER,
+    SETTLED,
+    photograph,
+    press,
+    rerun,
+    turn_tab,
+    turn_to,
+    wait_for_quiet,
+)  # fmt: skip
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -84,9 +93,7 @@ def test_stop_and_run_again(page, stand):
         page.get_by_role("main").get_by_role("button", name="Stop").click()
         expect(page.get_by_text("what was there is kept").first).to_be_visible()
         page.wait_for_selector(SETTLED)
-        runs = page.evaluate("window.sr3Runs")
-        page.wait_for_timeout(5 * 1000 * POLL)
-        assert page.evaluate("window.sr3Runs") == runs  # nothing is polled any more
+        wait_for_quiet(page, 5 * POLL)  # nothing is polled any more
     set_steps(page, "Home")
     press(page.get_by_role("button", name="Super-resolve"))
     expect(page.get_by_text("in 1 step.").first).to_be_visible()
