@@ -29,6 +29,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from sr3.pipeline import SuperResolver
 from sr3.plain import plain_forward
 from sr3.presets import MODELS
 from sr3.quick import quicken
+from sr3.timing import in_turn
 from sr3.unet import UNet
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -96,16 +98,16 @@ def main() -> None:
             steps[name] = make()
             steps[name](*inputs)
             firsts[name] = time.perf_counter() - began
-        times = in_turn(steps, inputs, arguments.repeats)
+        times = in_turn({k: partial(v, *inputs) for k, v in steps.items()}, arguments.repeats)
         pictures = {name: picture(config, step, arguments.steps) for name, step in steps.items()}
-    for name, pairs in times.items():
+    for name, taken in times.items():
         ratio, least = (
             statistics.median(
-                plain[k] / mine[k] for plain, mine in zip(times["plain"], pairs, strict=True)
+                usual[k] / mine[k] for usual, mine in zip(times["plain"], taken, strict=True)
             )
             for k in (0, 1)
         )
-        wall, processor = (statistics.median(1e3 * pair[k] for pair in pairs) for k in (0, 1))
+        wall, processor = (statistics.median(1e3 * each[k] for each in taken) for k in (0, 1))
         off = float(psnr(pictures[name], pictures["plain"]).min())
         print(f"| {name} | {wall:.0f} | {ratio:.2f} | {processor:.0f} | {least:.2f} "
               f"| {firsts[name]:.1f} | {off:.0f} |")  # fmt: skip
@@ -123,19 +125,6 @@ def networks(name: str) -> tuple[ModelConfig, UNet, UNet]:
     network = UNet(config.network).eval().requires_grad_(False)
     network.load_state_dict(usual.state_dict())
     return config, usual, network.to(memory_format=torch.channels_last)
-
-
-def in_turn(
-    steps: dict[str, Step], inputs: tuple[Tensor, ...], repeats: int
-) -> dict[str, list[tuple[float, float]]]:
-    """(seconds of the clock, seconds of the processor) of each step, in turn."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for _ in range(repeats):
-        for name, step in steps.items():
-            began, used = time.perf_counter(), time.process_time()
-            step(*inputs)
-            times[name].append((time.perf_counter() - began, time.process_time() - used))
-    return times
 
 
 def picture(config: ModelConfig, step: Step, steps: int | None) -> np.ndarray:

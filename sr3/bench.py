@@ -25,18 +25,18 @@ import numpy as np
 import skimage.data
 import torch
 from PIL import Image
-from torch import Tensor
 
 from sr3.crowd import ALONE, crowd
 from sr3.devices import Device, pick_device
 from sr3.engine import Engine
-from sr3.floor import Rates, Work, measure_rates, settle, timed, work_of
+from sr3.floor import Rates, Work, measure_rates, work_of
 from sr3.images import Pixels, to_uint8
 from sr3.metrics import METRICS, Scorer, psnr
 from sr3.pipeline import SuperResolver, load
 from sr3.plain import plain_chain
 from sr3.presets import MODELS
 from sr3.schedule import NoiseSchedule
+from sr3.timing import in_turn, took
 from sr3.unet import UNet
 
 PUBLIC = "sr3-16-128"  # the public architecture
@@ -119,7 +119,7 @@ def _images(
     steps = model.settings().steps
     face = _faces(1, model.low_size)[0]
     model.upscale([face], steps=2)  # warm-up
-    first = [timed(lambda: next(iter(model.stream(face))), model.device.device)
+    first = [took(lambda: next(iter(model.stream(face))), model.device.device).seconds
              for _ in range(settings.repeats)]  # fmt: skip
     yield _times("first frame", "1 image", first, work.floor(rates))
     for batch in settings.batches:
@@ -227,10 +227,11 @@ def _public(model: SuperResolver, settings: BenchSettings) -> Iterator[Row]:
     for batch in (1, *([8, 32, 64] if device.device.type == "cuda" else [])):
         few = condition.expand(batch, -1, -1, -1).contiguous()
         level = torch.full((batch,), 0.5, dtype=torch.float64, device=device.device)
-        usual, quick = _in_turn(
-            (lambda: next(chain), partial(ours.estimate, few, few, level)),
-            settings.repeats, device.device,
-        )  # fmt: skip
+        ours_step: Callable[[], object] = partial(ours.estimate, few, few, level)
+        ways = {"plain": chain.__next__, "ours": ours_step}
+        in_turn(ways, 1, device.device)  # what is made once
+        times = in_turn(ways, max(settings.repeats, 1), device.device)
+        usual, quick = ([each.seconds for each in column] for column in times.values())
         if not plain:
             plain = usual
             yield _times("step, plain float32", "97.8M, batch 1", plain, work.floor(exact))
@@ -264,18 +265,6 @@ def _memory(device: Device) -> Iterator[Row]:
 
 def _left_over() -> int:
     return sum(thread.name.startswith("sr3-") for thread in threading.enumerate())
-
-
-def _in_turn(
-    ways: Sequence[Callable[[], Tensor]], repeats: int, device: torch.device
-) -> list[list[float]]:
-    """Seconds of single steps of each way, in turn, so that a machine that slows down slows each;
-    the first ones are not counted."""
-    for run in ways:
-        run()
-    settle(device)
-    times = [[timed(run, device) for run in ways] for _ in range(max(repeats, 1))]
-    return [list(column) for column in zip(*times, strict=True)]
 
 
 def _faces(count: int, size: int) -> Pixels:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sr3.config import UNetConfig
+from sr3.timing import took
 
 SIZES = (512, 1024, 2048)  # of the square matrices; a GPU also gets 8192
 COPY_BYTES = 256 << 20
@@ -79,20 +80,5 @@ def _shortest(run: Callable[[], object], device: torch.device, seconds: float) -
     run()
     best, began = float("inf"), time.perf_counter()
     while time.perf_counter() - began < seconds or best == float("inf"):
-        best = min(best, timed(run, device))
+        best = min(best, took(run, device).seconds)
     return best
-
-
-def timed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, the device's work included."""
-    settle(device)
-    began = time.perf_counter()
-    run()
-    settle(device)
-    return time.perf_counter() - began
-
-
-def settle(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -134,7 +134,7 @@ def gain(device: torch.device, precision: torch.dtype, tries: int = 9) -> float:
 
         given = (image,) * 3
         ways = {"kernels": partial(chain, *given), "graph": partial(Recorded(chain, given), *given)}
-        best = shortest(ways, tries, partial(torch.cuda.synchronize, device))
+        best = shortest(ways, tries, device)
     except (RuntimeError, AssertionError) as error:
         _log.warning("CUDA graphs are not used: %s", str(error).splitlines()[0])
         return 0.0

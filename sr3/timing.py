@@ -1,27 +1,55 @@
-"""Ways of doing the same thing, timed against each other on this machine."""
+"""Ways of doing the same thing, timed against each other on this machine.
+
+A device's own work is counted: it is waited for before each call and after it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from time import perf_counter
-from typing import TypeVar
+from time import perf_counter, process_time
+from typing import NamedTuple, TypeVar
+
+import torch
 
 K = TypeVar("K", bound=Hashable)
+CPU = torch.device("cpu")
+
+
+class Took(NamedTuple):
+    """Seconds of one call: of the clock, and of this process on all cores."""
+
+    seconds: float
+    processor: float
+
+
+def took(run: Callable[[], object], device: torch.device = CPU) -> Took:
+    """One call, timed."""
+    _wait_for(device)
+    began, used = perf_counter(), process_time()
+    run()
+    _wait_for(device)
+    return Took(perf_counter() - began, process_time() - used)
+
+
+def in_turn(
+    ways: Mapping[K, Callable[[], object]], tries: int, device: torch.device = CPU
+) -> dict[K, list[Took]]:
+    """Each way's `tries`, taken in turn, so that a machine that slows down slows each alike."""
+    times: dict[K, list[Took]] = {name: [] for name in ways}
+    for _ in range(tries):
+        for name, way in ways.items():
+            times[name].append(took(way, device))
+    return times
 
 
 def shortest(
-    ways: Mapping[K, Callable[[], object]], tries: int, settle: Callable[[], object] | None = None
+    ways: Mapping[K, Callable[[], object]], tries: int, device: torch.device = CPU
 ) -> dict[K, float]:
-    """The shortest seconds of each way's `tries`, taken in turn, so that other work on the machine
-    does not decide. `settle` waits for what a device still does, before and after each."""
-    best = dict.fromkeys(ways, float("inf"))
-    for _ in range(tries):
-        for name, way in ways.items():
-            if settle is not None:
-                settle()
-            began = perf_counter()
-            way()
-            if settle is not None:
-                settle()
-            best[name] = min(best[name], perf_counter() - began)
-    return best
+    """The shortest seconds of each way, in turn: other work on the machine only adds."""
+    times = in_turn(ways, tries, device)
+    return {name: min(each.seconds for each in times[name]) for name in ways}
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -32,6 +32,7 @@ from sr3.plain import plain_chain, plain_forward
 from sr3.presets import MODELS
 from sr3.samplers import ancestral
 from sr3.schedule import NoiseSchedule
+from sr3.timing import Took
 from sr3.unet import UNet
 from tests.app_server import make_checkpoints
 
@@ -106,10 +107,10 @@ def test_the_floor_is_the_slower_of_two_quotients():
 def test_the_rates_are_what_was_done_in_the_shortest_time(monkeypatch):
     seconds = {8: 1.0, 16: 2.0, 32: 32.0, 1 << 20: 0.5}  # by the length of what is made
 
-    def timed(run, device):
-        return seconds[len(run())]
+    def took(run, device):
+        return Took(seconds[len(run())], 0.0)
 
-    monkeypatch.setattr(floor, "timed", timed)
+    monkeypatch.setattr(floor, "took", took)
     monkeypatch.setattr(floor, "SIZES", (8, 16, 32))
     monkeypatch.setattr(floor, "COPY_BYTES", 1 << 20)
     rates = measure_rates(torch.device("cpu"), torch.bfloat16, 0)
@@ -119,7 +120,7 @@ def test_the_rates_are_what_was_done_in_the_shortest_time(monkeypatch):
 def test_other_work_on_the_machine_only_adds(monkeypatch):
     clock, taken = itertools.count(), iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(floor, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
-    monkeypatch.setattr(floor, "timed", lambda *_: next(taken))
+    monkeypatch.setattr(floor, "took", lambda *_: Took(next(taken), 0.0))
     assert floor._shortest(lambda: None, torch.device("cpu"), 4.0) == 1.0
     assert next(taken, None) is None, "it goes on for as long as it was told"
 

@@ -61,7 +61,7 @@ class Group:
     def _submit(self) -> None:
         engine, seat = service.engine(), service.seat()
         for place, task in enumerate(self.tasks):
-            if self.stopped or place in self.jobs:
+            if place in self.jobs:
                 continue
             if sum(job.status not in ENDED for job in self.jobs.values()) >= engine.max_per_visitor:
                 return
