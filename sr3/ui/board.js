@@ -1,11 +1,11 @@
 // The board: equal squares that change together, with a timeline, a play button and a lens.
 //
-// Frames are played in order at a steady pace, sooner once the result is there; what Python says last (`pictures`) is shown after
-// the last of them. Once a run has ended the timeline scrubs, and the play button plays it again.
-// The lens shows the same place of every square, three times as large.
+// What Python says last (`pictures`) is shown before and after the frames; the play button plays a
+// run that has ended again. The lens shows the same place of every square, three times as large. The
+// rest is in `player.js`.
 
 const ZOOM = 3
-const HURRY = 25 // shortest time a frame is shown once the result is there, milliseconds
+const AGAIN = 180 // shortest time a frame is shown while it is played again, milliseconds
 const MARKUP = `
   <div class="status"><span class="text"></span><span class="left"></span></div>
   <div class="controls">
@@ -19,39 +19,17 @@ const MARKUP = `
   <p class="announce" role="status"></p>`
 const PANEL = `
   <div class="square">
-    <img class="after" alt="" draggable="false" hidden>
-    <img class="before" alt="" draggable="false" hidden>
-    <span class="empty"></span>
+    ${SQUARE}
     <span class="lens" aria-hidden="true" hidden><img alt="" draggable="false"></span>
-    <span class="handle" aria-hidden="true" hidden></span>
-    <input class="divider" type="range" min="0" max="100" value="50" step="1" hidden
-           aria-label="Before and after">
   </div>
-  <figcaption><b></b><span></span></figcaption>`
+  ${CAPTION}`
 
-const boards = new WeakMap()
-
-export default function ({ data, parentElement }) {
-  let board = boards.get(parentElement)
-  if (!board) boards.set(parentElement, (board = new Board(parentElement)))
-  board.receive(data)
-  return () => board.stop()
-}
-
-class Board {
+class Board extends Player {
   constructor(parent) {
-    this.root = document.createElement('div')
-    this.root.className = 'board'
-    this.root.innerHTML = MARKUP
-    parent.append(this.root)
-    this.find = (selector) => this.root.querySelector(selector)
+    super(parent, 'board', MARKUP)
     this.panels = this.find('.panels')
-    this.calm = matchMedia('(prefers-reduced-motion: reduce)').matches
     this.lensOn = matchMedia('(hover: hover)').matches
-    this.frames = new Map()
-    this.queue = []
     this.place = [0.5, 0.5]
-    this.find('.timeline').addEventListener('input', (event) => this.scrub(+event.target.value))
     this.find('.play').addEventListener('click', () => this.toggle())
     this.find('.lens-toggle').addEventListener('click', () => this.switchLens())
     this.panels.addEventListener('pointermove', (event) => this.point(event))
@@ -63,26 +41,9 @@ class Board {
   receive(data) {
     this.data = data
     this.arrange()
-    if (data.run !== this.run) {
-      this.run = this.root.dataset.run = data.run
-      this.frames.clear()
-      this.queue = []
-      this.settled = null
-      this.playing = false
-      this.shown = data.live ? -1 : Infinity // a finished run is not played again by itself
-      this.pinned = false
-      for (const divider of this.root.querySelectorAll('.divider')) divider.value = 50
-      this.say(data.live ? data.announce : '') // the same end twice is told twice
-    }
+    if (data.run !== this.run) this.pinned = false
     if (!this.pinned && data.lens) this.place = [...data.lens]
-    for (const frame of data.frames) {
-      if (this.frames.has(frame.index)) continue
-      this.frames.set(frame.index, frame)
-      if (frame.index > this.shown) this.queue.push(frame)
-    }
-    this.queue.sort((one, other) => one.index - other.index)
-    if (this.calm && !this.playing) this.queue = this.queue.slice(-1)
-    this.play()
+    super.receive(data)
   }
 
   // As many squares as there are pictures, each kept in its place.
@@ -92,7 +53,7 @@ class Board {
     while (this.panels.children.length < pictures.length) {
       const figure = document.createElement('figure')
       figure.innerHTML = PANEL
-      figure.querySelector('.divider').addEventListener('input', () => divide(figure))
+      follow(figure)
       this.panels.append(figure)
     }
     this.panels.style.setProperty('--columns', Math.min(columns, pictures.length))
@@ -108,21 +69,13 @@ class Board {
   }
 
   play() {
-    if (this.timer) return
-    const frame = this.queue.shift()
-    if (frame) {
-      this.shown = frame.index
-      this.showFrame(frame)
-      const pace = this.playing ? Math.max(this.data.pace, 180) : this.data.live ? this.data.pace : HURRY
-      this.timer = setTimeout(() => { this.timer = null; this.play() }, pace)
-    } else if (this.data.live) {
-      if (this.shown < 0) this.showStill()
-    } else if (this.playing || this.settled !== this.data.stamp) {
-      this.settled = this.data.stamp
-      this.playing = false
-      this.showStill()
-    }
+    super.play()
     this.button()
+  }
+
+  pace() {
+    if (this.playing) return Math.max(this.data.pace, AGAIN)
+    return this.data.live ? this.data.pace : HURRY
   }
 
   // Play the run again from the frame that is shown, or from its start; or stop playing.
@@ -130,8 +83,7 @@ class Board {
     if (this.playing) {
       this.playing = false
       this.queue = []
-      clearTimeout(this.timer)
-      this.timer = null
+      this.stop()
       return this.button()
     }
     const at = +this.find('.timeline').value
@@ -175,31 +127,15 @@ class Board {
 
   scrub(value) {
     if (this.playing) this.toggle()
-    if (value >= this.data.at) return this.showStill()
-    const indices = [...this.frames.keys()].filter((index) => index <= value)
-    if (indices.length) this.showFrame(this.frames.get(Math.max(...indices)))
-    this.setTimeline(value, this.find('.text').textContent)
+    super.scrub(value)
   }
 
   setTimeline(value, text) {
-    const timeline = this.find('.timeline')
-    timeline.value = value
-    const share = (100 * timeline.value) / timeline.max
-    timeline.style.setProperty('--share', `${share}%`)
-    timeline.setAttribute('aria-valuetext', text)
-    this.find('.path').style.setProperty('--at', share)
+    super.setTimeline(value, text)
+    const { value: at, max } = this.find('.timeline')
+    const share = (100 * at) / max
     const now = this.find('.path .now')
     if (now) now.setAttribute('x1', share), now.setAttribute('x2', share)
-  }
-
-  write(text, left) {
-    this.find('.text').textContent = text
-    this.find('.left').textContent = left
-  }
-
-  say(text) {
-    const place = this.find('.announce')
-    if (place.textContent !== text) place.textContent = text
   }
 
   // ------------------------------------------------------------------------------------ the lens
@@ -259,37 +195,6 @@ class Board {
       image.style.top = `${half - this.place[1] * side * ZOOM}px`
     }
   }
-
-  stop() {
-    clearTimeout(this.timer)
-    this.timer = null
-  }
-}
-
-function fill(figure, picture) {
-  const part = (selector) => figure.querySelector(selector)
-  put(part('.after'), picture.image)
-  put(part('.before'), picture.before)
-  part('.after').alt = picture.alt
-  part('.after').classList.toggle('crisp', Boolean(picture.crisp))
-  part('.empty').textContent = picture.image ? '' : picture.alt
-  part('b').textContent = picture.title
-  part('figcaption span').textContent = picture.note
-  part('.handle').hidden = part('.divider').hidden = !picture.before
-  part('.divider').setAttribute('aria-label', `Before and after: ${picture.before_title} on the left`)
-  figure.dataset.before = picture.before_title
-  divide(figure)
-}
-
-function put(image, source) {
-  image.hidden = !source
-  if (source && image.getAttribute('src') !== source) image.src = source
-}
-
-function divide(figure) {
-  const divider = figure.querySelector('.divider')
-  figure.style.setProperty('--cut', `${divider.value}%`)
-  divider.setAttribute('aria-valuetext', `${divider.value} % ${figure.dataset.before}`)
 }
 
 // The share of noise at each step, as a curve that grows with the run, in a place of its own from
@@ -304,3 +209,5 @@ function draw(svg, path) {
   const [from, to] = path.length ? [path[0], path.at(-1)].map((each) => `${Math.round(100 * each[1])} %`) : []
   svg.setAttribute('aria-label', from ? `Share of noise at each step: from ${from} to ${to}` : 'Share of noise: no run yet')
 }
+
+export default mounted(Board)

@@ -2,7 +2,7 @@
 
 Like the stage it is mounted once and only its data change, so nothing moves when frames arrive. A
 frame changes all squares at once; the lens shows the same place of each. Look and behaviour are in
-`board.css` and `board.js`; no request leaves the page.
+`board.css`, `player.js` and `board.js`; no request leaves the page.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 import streamlit as st
 
-from sr3.ui.stage import Picture
+from sr3.ui.stage import PLAYER, Picture
 
 _HERE = Path(__file__).parent
 _board = st.components.v2.component(
     "sr3_board",
     css=(_HERE / "board.css").read_text(encoding="utf-8"),
-    js=(_HERE / "board.js").read_text(encoding="utf-8"),
+    js=PLAYER + (_HERE / "board.js").read_text(encoding="utf-8"),
 )
 
 

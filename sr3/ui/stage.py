@@ -2,7 +2,7 @@
 
 It is mounted once and only its data change, so nothing moves when frames arrive. Squares `a` and
 `b` are large, `c` and `d` small; a picture with a `before` is a before/after slider. The look and
-the behaviour are in `stage.css` and `stage.js`; no request leaves the page.
+the behaviour are in `stage.css`, `player.js` and `stage.js`; no request leaves the page.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from PIL import Image
 from sr3.images import Pixels, encode_png
 
 _HERE = Path(__file__).parent
+PLAYER = (_HERE / "player.js").read_text(encoding="utf-8")  # before the script of each that plays
 _stage = st.components.v2.component(
     "sr3_stage",
     css=(_HERE / "stage.css").read_text(encoding="utf-8"),
-    js=(_HERE / "stage.js").read_text(encoding="utf-8"),
+    js=PLAYER + (_HERE / "stage.js").read_text(encoding="utf-8"),
 )
 
 
