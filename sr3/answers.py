@@ -37,7 +37,8 @@ class Least:
     best: tuple[int | None, int]  # its images (None: all) and updates
     images: int | None = None
     updates: int | None = None  # None: no cell gains surely
-    share: Interval | None = None  # of the best gain; in a resample, of that resample's best
+    asked: float = SHARE  # of the best gain
+    share: Interval | None = None  # what it reaches; in a resample, of that resample's best
     images_between: tuple[int | None, int | None] = (None, None)  # the choice in 95% of resamples
     updates_between: tuple[int, int] = (0, 0)
     front: tuple[tuple[int | None, int], ...] = ()  # every choice that none is below in both
@@ -62,14 +63,24 @@ class Least:
                     f"({_seeds(other.seeds)})"
                 )
             return told + self._open_end
-        first, last = (images_label(count) for count in self.images_between)
-        return (
-            f"{told}{images_label(self.images)} and {self.updates:,} updates reach "
-            f"{self.share.mean:.0%} of the best gain ({_bounds(self.share, '.0%')}; "
-            f"{_seeds(self.seeds)}), which is {gained}; in 95% of resamples "
-            f"the choice lies between {first} and {last}, and between "
-            f"{self.updates_between[0]:,} and {self.updates_between[1]:,} updates{self._open_end}"
-        )
+        if (self.images, self.updates) == self.best:
+            told += (
+                f"the best gain is {gained}, and neither fewer images nor, with as many, fewer "
+                f"updates reach {self.asked:.0%} of it"
+            )
+        else:
+            told += (
+                f"{images_label(self.images)} and {self.updates:,} updates reach "
+                f"{self.share.mean:.0%} of the best gain ({_bounds(self.share, '.0%')}; "
+                f"{_seeds(self.seeds)}), which is {gained}"
+            )
+        return f"{told}; in 95% of resamples the choice is {self._between}{self._open_end}"
+
+    @property
+    def _between(self) -> str:
+        images = dict.fromkeys(images_label(count) for count in self.images_between)
+        updates = dict.fromkeys(f"{count:,}" for count in self.updates_between)
+        return f"{' to '.join(images)} and {' to '.join(updates)} updates"
 
     @property
     def _open_end(self) -> str:
@@ -293,7 +304,7 @@ def least_needed(
         if not any(_below(cells[j], cells[i]) for j in reached if j != i)
     ]  # fmt: skip
     return Least(
-        metric, target, every[best], grid[best], *grid[least],
+        metric, target, every[best], grid[best], *grid[least], share,
         interval_of(means[least] / means[best], ratio, n), (images[0], images[1]),
         (int(between[1][0]), int(between[1][1])), tuple(front), count[least], count[best], longest,
     )  # fmt: skip

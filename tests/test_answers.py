@@ -49,6 +49,7 @@ def test_the_least_is_the_smallest_that_reaches_the_share(tmp_path):
     assert least.front == ((16, 10),) and least.elsewhere is None
     assert least.longest and "No longer run with all images was measured" in least.sentence
     assert "16 images and 10 updates reach 94% of the best gain" in least.sentence
+    assert "in 95% of resamples the choice is 16 images and 10 updates. No" in least.sentence
     strict = least_needed(measured(tmp_path, gains), "psnr", made.TARGET, share=0.945)
     assert strict is not None and strict.front == ((16, 100),)
 
@@ -75,6 +76,8 @@ def test_the_share_is_of_each_resamples_own_best_and_the_choice_is_made_again(tm
     # At the edge of the 95%, five of the six draws are of the other three images.
     assert least.share.low == pytest.approx((2.0 + 5 * 0.1) / (0.1 + 5 * 1.9), abs=1e-9)
     assert least.images_between == (1, None) and least.updates_between == (10, 10)
+    assert "neither fewer images nor, with as many, fewer updates reach 90%" in least.sentence
+    assert "the choice is 1 image to all images and 10 updates" in least.sentence
 
 
 def test_seeds_widen_the_interval(tmp_path):
