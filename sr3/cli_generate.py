@@ -16,7 +16,8 @@ def generate(
     count: Annotated[int, typer.Option(min=1, help="How many faces.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="The second stage, 16 to 128.")] = "lite",
     first: Annotated[
-        Path | None, typer.Option(help="Folder of the first stage; else faces-16.")
+        str | None,
+        typer.Option(help="The first stage: a folder, a name or hub:...; else faces-16."),
     ] = None,
     gallery: Annotated[
         bool, typer.Option("--gallery", help="List them in people.json too, as the app's gallery.")
@@ -37,12 +38,13 @@ def generate(
     from sr3.images import encode_png
     from sr3.pipeline import load
 
-    stage = first or FIRST
+    stage, name = (find_checkpoint(first), first) if first else (FIRST, FIRST.name)
     colours = load_colours(stage)
     model = load(checkpoint, device)
     faces = make(load(stage, device), model, colours, count, seed)
     say(f"Running on {model.device.reason}.")
-    stages = stage.name, hash_of(stage), Path(checkpoint).name, hash_of(find_checkpoint(checkpoint))
+    second = find_checkpoint(checkpoint)
+    stages = Path(name).name, hash_of(stage), Path(checkpoint).name, hash_of(second)
     rows, origins, began = [], [], time.monotonic()
     for face in faces:
         path = out / f"face-{seed}-{face.index}.png"
@@ -55,7 +57,7 @@ def generate(
         say(f"{path} ({time.monotonic() - began:.1f} s)")
         rows.append({
             "output": str(path), "low_res": str(small) if small else None, "seed": seed,
-            "index": face.index, "first": stage.name, "checkpoint": checkpoint,
+            "index": face.index, "first": name, "checkpoint": checkpoint,
         })  # fmt: skip
     if gallery:
         say(f"Listed in {people.add(out, origins)}.")

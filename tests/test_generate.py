@@ -136,6 +136,7 @@ def test_the_command(stages, tmp_path):
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)
     assert [row["index"] for row in rows] == [0, 1]
+    assert {row["first"] for row in rows} == {str(tmp_path / "first")}
     faces = list(generate(*stages, COLOUR, 2))
     for row, face in zip(rows, faces, strict=True):
         with Image.open(row["output"]) as image, Image.open(row["low_res"]) as small:
@@ -144,4 +145,8 @@ def test_the_command(stages, tmp_path):
     (tmp_path / "first" / COLOURS).unlink()
     refused = CliRunner().invoke(app, [*words[:-4], "--out", str(tmp_path / "no")])
     assert refused.exit_code == 2 and COLOURS in refused.stderr
+    unknown = CliRunner().invoke(
+        app, ["generate", "--first", "nowhere", "--out", str(tmp_path / "no")]
+    )
+    assert unknown.exit_code == 2 and "no checkpoint 'nowhere'" in unknown.stderr
     assert not (tmp_path / "no").exists()
