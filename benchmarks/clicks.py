@@ -25,7 +25,8 @@ import torch
 from playwright.sync_api import Browser, Page, expect
 
 from benchmarks.screenshots import PATIENCE, ROOT, SETTLED, SIZES, free_port, in_browser
-from sr3.checkpoints import read_config, registry
+from sr3.checkpoints import registry
+from sr3.folder import read_config
 
 FILE = ROOT / "docs" / "clicks.json"
 README = ROOT / "README.md"

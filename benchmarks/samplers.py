@@ -16,10 +16,11 @@ from pathlib import Path
 
 import sr3
 from sr3 import results
-from sr3.checkpoints import find_checkpoint, hash_of
+from sr3.checkpoints import find_checkpoint
 from sr3.curve import FOLDER, METRICS, Line, compare, curve, lines, measure
 from sr3.domains import load_domain
 from sr3.evaluate import sampler_label, split_named
+from sr3.folder import hash_of
 
 GOAL = (4, 10)
 

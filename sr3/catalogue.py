@@ -63,9 +63,10 @@ def show_checkpoint(
     as_json: Json = False,
 ) -> None:
     """One checkpoint: where it is, its hash, settings and card."""
-    from sr3.checkpoints import CARD, find_checkpoint, hash_of, read_config, read_settings, registry
+    from sr3.checkpoints import find_checkpoint, registry
     from sr3.combine import Recipe
     from sr3.config import to_dict
+    from sr3.folder import CARD, hash_of, read_config, read_settings
 
     path = find_checkpoint(name)
     settings = read_settings(path) if path.is_dir() else read_config(path)
@@ -94,7 +95,7 @@ def import_checkpoint(
     _refuse_existing(out)
     import torch
 
-    from sr3.checkpoints import save_checkpoint
+    from sr3.folder import save_checkpoint
     from sr3.public_format import load_public
 
     config, network = load_public(file)
@@ -104,7 +105,7 @@ def import_checkpoint(
 
 
 def _import_card(file: Path, network: Any, half: bool) -> str:
-    from sr3.checkpoints import hash_of
+    from sr3.folder import hash_of
 
     size = network.config.low_res, network.config.high_res
     facts = {
@@ -131,8 +132,8 @@ def shrink_checkpoint(
     ] = None,
 ) -> None:
     """Write a checkpoint's change to its parent in 8 bits: half the bytes, or less."""
-    from sr3.checkpoints import CARD, hash_of, read_settings, save_checkpoint
     from sr3.combine import Recipe, quantize
+    from sr3.folder import CARD, hash_of, read_settings, save_checkpoint
 
     _refuse_existing(out)
     settings = read_settings(checkpoint)
@@ -153,7 +154,8 @@ def shrink_checkpoint(
 
 def _change_of(checkpoint: Path, recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Tensor]]:
     """A fine-tuned checkpoint's recipe, with its parent named as from `out`, and its change."""
-    from sr3.checkpoints import as_parent, read_weights, registry
+    from sr3.checkpoints import as_parent, registry
+    from sr3.folder import read_weights
 
     if recipe.kind != "delta":
         raise CheckpointError(f"{checkpoint} is {recipe.kind}: only a change to a parent shrinks.")
@@ -189,14 +191,9 @@ def combine_checkpoints(
     ] = None,
 ) -> None:
     """Make one checkpoint of two, without copying their weights: spliced or interpolated."""
-    from sr3.checkpoints import (
-        as_parent,
-        find_checkpoint,
-        load_checkpoint,
-        read_config,
-        save_checkpoint,
-    )
+    from sr3.checkpoints import as_parent, find_checkpoint, load_checkpoint
     from sr3.combine import Kind, Recipe
+    from sr3.folder import read_config, save_checkpoint
 
     if (splice is None) == (weight is None):
         raise CheckpointError("Give either --splice T or --weight W.")

@@ -176,10 +176,11 @@ def evaluate(
 ) -> None:
     """Measure checkpoints on domains: PSNR, SSIM, LPIPS, consistency, a row each image and seed."""
     from sr3 import results
-    from sr3.checkpoints import find_checkpoint, hash_of
+    from sr3.checkpoints import find_checkpoint
     from sr3.domains import load_domain
     from sr3.evaluate import BASELINES, split_named
     from sr3.evaluate import evaluate as measure
+    from sr3.folder import hash_of
     from sr3.metrics import Scorer
     from sr3.pipeline import load
 
@@ -273,9 +274,10 @@ def gap(
 ) -> None:
     """Measure the denoising error along the chain on each domain, and the generalization index."""
     from sr3 import results
-    from sr3.checkpoints import find_checkpoint, hash_of
+    from sr3.checkpoints import find_checkpoint
     from sr3.domains import load_domain
     from sr3.evaluate import split_named
+    from sr3.folder import hash_of
     from sr3.gap import GapSettings, measure_gap
     from sr3.pipeline import load
     from sr3.tuning import parse_steps

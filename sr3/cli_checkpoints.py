@@ -151,8 +151,9 @@ def fill_cards(
 ) -> None:
     """Write what the table of measurements holds of each checkpoint into its card."""
     from sr3 import results
-    from sr3.checkpoints import CARD, ROOT, find_checkpoint, registry, weights_hash
+    from sr3.checkpoints import ROOT, find_checkpoint, registry
     from sr3.files import write_text
+    from sr3.folder import CARD, weights_hash
     from sr3.hub_card import filled_card
 
     table = results.read(folder or ROOT / "metrics")

@@ -31,8 +31,9 @@ def generate(
 ) -> None:
     """Generate faces: a mean colour becomes 16x16 pixels, and these become 128x128."""
     from sr3 import people
-    from sr3.checkpoints import find_checkpoint, hash_of
+    from sr3.checkpoints import find_checkpoint
     from sr3.files import write_bytes
+    from sr3.folder import hash_of
     from sr3.generate import FIRST, load_colours
     from sr3.generate import generate as make
     from sr3.images import encode_png

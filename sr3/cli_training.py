@@ -86,9 +86,10 @@ def distil(
     validate_every: Annotated[float, typer.Option(help="Seconds between validations.")] = 600.0,
 ) -> None:
     """Distil a checkpoint: a copy that goes the same chain in a few long steps."""
-    from sr3.checkpoints import find_checkpoint, read_config
+    from sr3.checkpoints import find_checkpoint
     from sr3.distil import TRAINING, student_of
     from sr3.domains import load_domain
+    from sr3.folder import read_config
     from sr3.training_run import Plan, TrainingRun
 
     teacher = read_config(find_checkpoint(checkpoint))
@@ -166,9 +167,10 @@ def finetune(
     device: DeviceName = "auto",
 ) -> None:
     """Fine-tune a copy of a checkpoint on few images; the parent stays as it is."""
-    from sr3.checkpoints import find_checkpoint, read_config
+    from sr3.checkpoints import find_checkpoint
     from sr3.domains import load_domain
     from sr3.finetune import FinetuneRun
+    from sr3.folder import read_config
     from sr3.tuning import FinetunePlan, parse_images, parse_range, parse_steps, tuning_config
 
     model = read_config(find_checkpoint(checkpoint))

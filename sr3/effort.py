@@ -15,11 +15,12 @@ import pandas as pd
 
 from sr3 import figures, results
 from sr3.charts import Chart
-from sr3.checkpoints import find_checkpoint, hash_of, read_config, registry
+from sr3.checkpoints import find_checkpoint, registry
 from sr3.config import ModelConfig
 from sr3.curve import FOLDER, METRICS, compare, curve, lines
 from sr3.errors import SR3Error
 from sr3.evaluate import sampler_label
+from sr3.folder import hash_of, read_config
 from sr3.looks import Look
 from sr3.metrics import METRICS as KNOWN
 from sr3.metrics import Interval

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from sr3.batches import REPLAYED, Epochs, Replay
 from sr3.cards import CHANGE_ALONE, NON_COMMERCIAL, make_card
-from sr3.checkpoints import find_checkpoint, load_whole, save_checkpoint
+from sr3.checkpoints import find_checkpoint, load_whole
 from sr3.combine import add_delta, difference
 from sr3.devices import exact, pick_device
 from sr3.domains import Entry, list_hash, load_pixels
 from sr3.errors import TrainingError
+from sr3.folder import save_checkpoint
 from sr3.images import Pixels, degrade
 from sr3.lora import add_low_rank, low_rank_factors
 from sr3.metrics import Scorer, mean_scores

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sr3.checkpoints import COLOURS, ROOT
+from sr3.checkpoints import ROOT
 from sr3.errors import CheckpointError, ConfigError
+from sr3.folder import COLOURS
 from sr3.images import Pixels
 from sr3.metrics import Values
 from sr3.pipeline import SuperResolver

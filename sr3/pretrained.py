@@ -17,21 +17,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from sr3.checkpoints import (
-    CARD,
-    COLOURS,
-    REPLACED,
-    ROOT,
-    hash_of,
-    hub_files,
-    load_checkpoint,
-    read_settings,
-    save_checkpoint,
-    weights_hash,
-)
+from sr3.checkpoints import REPLACED, ROOT, hub_files, load_checkpoint
 from sr3.config import ModelConfig
 from sr3.devices import Device, pick_device
 from sr3.errors import CheckpointError
+from sr3.folder import CARD, COLOURS, hash_of, read_settings, save_checkpoint, weights_hash
 from sr3.hub import fetch, page_of, resolve, send
 from sr3.pins import Pin, no_network
 from sr3.unet import UNet

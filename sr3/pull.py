@@ -9,14 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sr3.checkpoints import (
-    hub_files,
-    missing_parents,
-    read_settings,
-    registry,
-)
+from sr3.checkpoints import hub_files, missing_parents, registry
 from sr3.combine import Recipe
 from sr3.errors import CheckpointError
+from sr3.folder import read_settings
 from sr3.hub import fetch
 from sr3.pins import PREFIX, Progress, parse_pin
 

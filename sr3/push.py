@@ -14,25 +14,20 @@ from pathlib import Path
 import pandas as pd
 
 from sr3 import results
-from sr3.checkpoints import (
+from sr3.checkpoints import REPLACED, ROOT, find_checkpoint, find_parent, load_whole, registry
+from sr3.combine import Recipe
+from sr3.config import ModelConfig
+from sr3.errors import CheckpointError, HubError
+from sr3.folder import (
     CARD,
     COLOURS,
     CONFIG,
     INDEX,
-    REPLACED,
-    ROOT,
-    find_checkpoint,
-    find_parent,
-    load_whole,
     read_settings,
-    registry,
     save_checkpoint,
     weight_files,
     weights_hash,
 )
-from sr3.combine import Recipe
-from sr3.config import ModelConfig
-from sr3.errors import CheckpointError, HubError
 from sr3.hub import fetch, files_of, front_matter, send
 from sr3.hub_card import hub_card
 from sr3.pins import Pin, Progress, digest_of

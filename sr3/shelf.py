@@ -22,17 +22,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sr3.checkpoints import (
-    combined,
-    find_checkpoint,
-    hash_of,
-    load_checkpoint,
-    read_config,
-)
+from sr3.checkpoints import combined, find_checkpoint, load_checkpoint
 from sr3.combine import Parent, Recipe, Spliced, same_network
 from sr3.config import ModelConfig
 from sr3.devices import pick_device
 from sr3.errors import CheckpointError
+from sr3.folder import hash_of, read_config
 from sr3.pipeline import SuperResolver
 from sr3.quick import quick_parts, quicken
 from sr3.unet import UNet

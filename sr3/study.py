@@ -34,7 +34,7 @@ import torch
 from sr3 import results
 from sr3.cards import NON_COMMERCIAL, make_card
 from sr3.cells import Cell
-from sr3.checkpoints import hash_of, load_checkpoint, save_checkpoint
+from sr3.checkpoints import load_checkpoint
 from sr3.cluster import Cluster, joined
 from sr3.config import SamplerConfig
 from sr3.devices import exact, pick_device
@@ -42,6 +42,7 @@ from sr3.domains import Domain, list_hash, load_domain, load_pixels
 from sr3.errors import DomainError, TrainingError
 from sr3.evaluate import BASELINES, evaluate, sampler_label
 from sr3.finetune import FinetuneRun
+from sr3.folder import hash_of, save_checkpoint
 from sr3.metrics import SMALLEST, Scorer
 from sr3.pipeline import SuperResolver
 from sr3.run_folder import STATE

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sr3.cells import Cell
-from sr3.checkpoints import ROOT, find_checkpoint, hash_of, read_config, registry
+from sr3.checkpoints import ROOT, find_checkpoint, registry
 from sr3.config import ModelConfig, SamplerConfig, TrainConfig, from_dict, to_dict
 from sr3.domains import registered
 from sr3.errors import ConfigError
+from sr3.folder import hash_of, read_config
 from sr3.tuning import parse_images, parse_range, tuning_config
 
 PLANS = ROOT / "plans"

@@ -24,13 +24,14 @@ import torch
 from PIL import Image
 
 from sr3.cards import NON_COMMERCIAL, make_card
-from sr3.checkpoints import find_checkpoint, load_whole, read_config, save_checkpoint
+from sr3.checkpoints import find_checkpoint, load_whole
 from sr3.config import ModelConfig, SamplerConfig, TrainConfig, to_dict
 from sr3.devices import pick_device
 from sr3.distil import Distiller
 from sr3.domains import Domain, load_pixels
 from sr3.errors import ConfigError, TrainingError
 from sr3.files import whole
+from sr3.folder import read_config, save_checkpoint
 from sr3.images import Pixels, degrade, enlarge
 from sr3.metrics import Scorer, mean_scores
 from sr3.parallel import Team, join

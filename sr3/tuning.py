@@ -15,11 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sr3.checkpoints import as_parent, find_checkpoint, read_config
+from sr3.checkpoints import as_parent, find_checkpoint
 from sr3.combine import Recipe
 from sr3.config import ModelConfig, TrainConfig, to_dict
 from sr3.domains import Domain, Entry, list_hash
 from sr3.errors import ConfigError, TrainingError
+from sr3.folder import read_config
 
 # AdamW's rate by method: the best LPIPS on 32 validation images of anime faces after 100 updates of
 # 8 of the embedded checkpoint, of 1e-4, 3e-4 and 1e-3 (full; at 30 too) and 1e-3 and 3e-3 (lora).

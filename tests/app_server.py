@@ -25,8 +25,8 @@ import torch
 from streamlit.web import cli
 
 import sr3.checkpoints
-from sr3.checkpoints import save_checkpoint
 from sr3.engine import Engine, Job
+from sr3.folder import save_checkpoint
 from sr3.pipeline import SuperResolver
 from sr3.presets import MODELS
 from sr3.shelf import Shelf

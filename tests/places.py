@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sr3.checkpoints import save_checkpoint
+from sr3.folder import save_checkpoint
 from sr3.presets import MODELS
 from sr3.unet import UNet
 

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 import sr3.checkpoints
 from sr3 import charts, figures, poster, report, results
 from sr3.answers import answer_all, range_effects, verdict
-from sr3.checkpoints import save_checkpoint
 from sr3.cli import app
 from sr3.combine import Parent, Recipe
+from sr3.folder import save_checkpoint
 from sr3.looks import SYMBOLS, contrast, enlarged, look, mixed
 from sr3.metrics import Interval
 from sr3.observations import drifts, fadings, flattening, shifts, transfers

@@ -16,16 +16,12 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from sr3 import checkpoints
-from sr3.checkpoints import (
-    find_checkpoint,
-    load_checkpoint,
-    registry,
-    save_checkpoint,
-    weights_hash,
-)
+from sr3 import folder as folder_format
+from sr3.checkpoints import find_checkpoint, load_checkpoint, registry
 from sr3.cli import app
 from sr3.combine import Parent, Recipe
 from sr3.errors import CheckpointError
+from sr3.folder import save_checkpoint, weights_hash
 from sr3.presets import MODELS
 from sr3.pull import pull
 from sr3.unet import UNet
@@ -51,7 +47,7 @@ def folder(tmp_path, weights) -> Path:
 @pytest.fixture
 def sharded(tmp_path, weights, monkeypatch) -> Path:
     """The same in shards of at most 100 kB, but for larger tensors."""
-    monkeypatch.setattr(checkpoints, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(folder_format, "SHARD_BYTES", 100_000)
     save_checkpoint(tmp_path / "sharded", CONFIG, weights, "# A card\n")
     return tmp_path / "sharded"
 
@@ -115,7 +111,7 @@ def test_shards_hold_what_one_file_holds(folder, sharded):
 
 
 def test_the_largest_published_tensor_fits_a_file_of_10_megabytes():
-    assert checkpoints.SHARD_BYTES < 10_000_000 - 100_000  # room for the header
+    assert folder_format.SHARD_BYTES < 10_000_000 - 100_000  # room for the header
 
 
 # ----------------------------------------------------------------------------------------- damage
@@ -152,7 +148,7 @@ def test_a_folder_without_config_is_refused(folder):
 def test_a_config_that_cannot_be_used_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     assert "config.json" in refusal(folder)
-    assert not checkpoints.has_files(folder) and checkpoints.missing_parents(folder) == []
+    assert not folder_format.has_files(folder) and checkpoints.missing_parents(folder) == []
 
 
 def test_an_unknown_setting_is_named(folder):
@@ -257,23 +253,23 @@ def no_space(*_args, **_settings):
 def test_a_failed_write_leaves_the_old_folder(folder, weights, monkeypatch, moment):
     before = contents(folder)
     if moment == "weights":
-        monkeypatch.setattr(checkpoints, "save_file", no_space)
+        monkeypatch.setattr(folder_format, "save_file", no_space)
     elif moment == "second shard":
-        monkeypatch.setattr(checkpoints, "SHARD_BYTES", 10_000)
+        monkeypatch.setattr(folder_format, "SHARD_BYTES", 10_000)
         saved: list[Path] = []
 
         def once(tensors, path, **settings):
             saved.append(path)
             return (save_file if len(saved) == 1 else no_space)(tensors, path, **settings)
 
-        monkeypatch.setattr(checkpoints, "save_file", once)
+        monkeypatch.setattr(folder_format, "save_file", once)
     else:
         replace = os.replace
 
         def refuse(source, target):
             return no_space() if str(source).endswith(".partial") else replace(source, target)
 
-        monkeypatch.setattr(checkpoints.os, "replace", refuse)
+        monkeypatch.setattr(folder_format.os, "replace", refuse)
     with pytest.raises(CheckpointError, match="No space left"):
         save_checkpoint(folder, CONFIG, weights, "another card")
     assert contents(folder) == before
@@ -293,9 +289,9 @@ def test_a_write_that_ends_in_any_way_leaves_the_old_folder(
 
     before, replace = contents(folder), os.replace
     if moment == "weights":
-        monkeypatch.setattr(checkpoints, "save_file", end)
+        monkeypatch.setattr(folder_format, "save_file", end)
     else:
-        monkeypatch.setattr(checkpoints.os, "replace", refuse)
+        monkeypatch.setattr(folder_format.os, "replace", refuse)
     with pytest.raises(error):
         save_checkpoint(folder, CONFIG, weights, "another card")
     assert contents(folder) == before
@@ -303,7 +299,7 @@ def test_a_write_that_ends_in_any_way_leaves_the_old_folder(
 
 
 def test_saving_again_replaces_the_whole_folder(folder, weights, monkeypatch):
-    monkeypatch.setattr(checkpoints, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(folder_format, "SHARD_BYTES", 100_000)
     save_checkpoint(folder, CONFIG, weights, "another card")
     assert not (folder / "model.safetensors").exists()  # else two sets of weights
     assert (folder / "README.md").read_text() == "another card"

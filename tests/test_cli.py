@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sr3 import devices, results
-from sr3.checkpoints import save_checkpoint
 from sr3.cli import app, duration
 from sr3.errors import SR3Error
+from sr3.folder import save_checkpoint
 from sr3.presets import MODELS
 from sr3.unet import UNet
 from sr3.upscale import output_stems

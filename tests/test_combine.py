@@ -13,18 +13,12 @@ from typer.testing import CliRunner
 
 import sr3
 from sr3 import checkpoints
-from sr3.checkpoints import (
-    as_parent,
-    hash_of,
-    load_checkpoint,
-    load_whole,
-    save_checkpoint,
-    weights_hash,
-)
+from sr3.checkpoints import as_parent, load_checkpoint, load_whole
 from sr3.cli import app
 from sr3.combine import Recipe, Spliced, add_delta, difference, quantize
 from sr3.config import ModelConfig
 from sr3.errors import CheckpointError, ConfigError
+from sr3.folder import hash_of, save_checkpoint, weights_hash
 from sr3.presets import MODELS
 from sr3.unet import UNet
 

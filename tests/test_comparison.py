@@ -246,7 +246,7 @@ def test_every_part_of_the_inside_has_a_sheet_a_record_and_a_link(two, part, slo
     with Image.open(io.BytesIO(kept.png)) as image:
         assert image.width >= 128 * len(pictures[:5]) and image.info == {}
     record = kept.record
-    expected = {"tiny": sr3.checkpoints.weights_hash(sr3.checkpoints.ROOT / "tiny")}
+    expected = {"tiny": sr3.folder.weights_hash(sr3.checkpoints.ROOT / "tiny")}
     assert all(each["sha256"] == expected for each in record["networks"])
     assert record["version"] == sr3.__version__ and record["code"] and not record["stopped"]
     assert record["seconds"] > 0 and len(record["networks"]) == len(found.tasks)

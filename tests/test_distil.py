@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from sr3.checkpoints import read_config
 from sr3.cli import app
 from sr3.config import SamplerConfig
 from sr3.devices import Device
 from sr3.distil import TRAINING, Distiller, landing, student_of, teacher_levels
 from sr3.errors import ConfigError
+from sr3.folder import read_config
 from sr3.images import degrade, enlarge, to_tensor
 from sr3.pipeline import SuperResolver
 from sr3.presets import MODELS

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import findings, tables
 from sr3 import results
-from sr3.checkpoints import CARD, registry, weights_hash
+from sr3.checkpoints import registry
+from sr3.folder import CARD, weights_hash
 from sr3.hub_card import filled_card, scores_of
 from sr3.views import Story
 

@@ -20,12 +20,13 @@ from typer.testing import CliRunner
 
 import sr3
 from sr3.batches import REPLAYED, Epochs, Replay
-from sr3.checkpoints import hash_of, load_checkpoint, save_checkpoint
+from sr3.checkpoints import load_checkpoint
 from sr3.cli import app
 from sr3.config import ModelConfig, SamplerConfig, ScheduleConfig
 from sr3.domains import list_hash, load_domain
 from sr3.errors import ConfigError
 from sr3.finetune import FinetuneRun
+from sr3.folder import hash_of, save_checkpoint
 from sr3.presets import MODELS
 from sr3.schedule import NoiseSchedule
 from sr3.tuning import FinetunePlan, tuning_config
@@ -395,7 +396,7 @@ def test_an_unreadable_image_is_named(parent, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("what", ["sr3.train.torch.save", "sr3.checkpoints.save_file"])
+@pytest.mark.parametrize("what", ["sr3.train.torch.save", "sr3.folder.save_file"])
 def test_a_full_disk_is_one_sentence_and_leaves_no_part(parent, faces, tmp_path, monkeypatch, what):
     def full(contents, path, *rest, **more):
         Path(path).write_bytes(b"half")

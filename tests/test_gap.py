@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 import sr3
 from sr3 import gap, results, srga
-from sr3.checkpoints import hash_of, save_checkpoint
 from sr3.cli import app
 from sr3.domains import domain_from_path
 from sr3.errors import ConfigError, DomainError, SR3Error
+from sr3.folder import hash_of, save_checkpoint
 from sr3.gap import GapSettings, gap_along_chain, measure_gap
 from sr3.images import degrade, enlarge, to_tensor
 from sr3.presets import MODELS

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from sr3.checkpoints import save_checkpoint
 from sr3.cli import app
 from sr3.config import ModelConfig, SamplerConfig, UNetConfig
 from sr3.devices import pick_device
 from sr3.errors import CheckpointError, ConfigError
+from sr3.folder import save_checkpoint
 from sr3.generate import COLOURS, Colours, fit_colours, generate, load_colours
 from sr3.images import degrade
 from sr3.pipeline import SuperResolver

@@ -18,8 +18,9 @@ from huggingface_hub import constants
 
 import sr3
 from sr3 import checkpoints, hub, pins
-from sr3.checkpoints import find_checkpoint, registry, save_checkpoint, weights_hash
+from sr3.checkpoints import find_checkpoint, registry
 from sr3.errors import CheckpointError, HubBusy, HubError, HubUnreachable
+from sr3.folder import save_checkpoint, weights_hash
 from sr3.hub import fetch, files_of, resolve
 from sr3.pins import Pin, parse_pin
 from sr3.presets import MODELS

@@ -52,6 +52,7 @@ LAYERS = (
     {"sr3.pipeline", "sr3.turns", "sr3.shifts"},
     {"sr3.pretrained"},
     {"sr3.samplers", "sr3.checkpoints", "sr3.hub_card"},
+    {"sr3.folder"},
     {"sr3.combine", "sr3.public_format", "sr3.floor", "sr3.plain", "sr3.bootstrap", "sr3.quick"},
     {"sr3.schedule", "sr3.unet", "sr3.denoiser", "sr3.optimizers", "sr3.devices", "sr3.parallel"},
     {"sr3.domains", "sr3.faces", "sr3.metrics", "sr3.results", "sr3.presets", "sr3.cards"},

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import sr3.checkpoints
-from sr3.checkpoints import as_parent, save_checkpoint
+from sr3.checkpoints import as_parent
 from sr3.combine import Recipe
 from sr3.errors import CheckpointError, ConfigError
+from sr3.folder import save_checkpoint
 from sr3.pipeline import load
 from sr3.presets import MODELS
 from sr3.shelf import Shelf, bytes_of

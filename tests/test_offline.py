@@ -14,8 +14,9 @@ from playwright.sync_api import expect
 from streamlit.testing.v1 import AppTest
 
 from sr3 import checkpoints, results
-from sr3.checkpoints import as_parent, save_checkpoint, weights_hash
+from sr3.checkpoints import as_parent
 from sr3.combine import Recipe
+from sr3.folder import save_checkpoint, weights_hash
 from sr3.pins import Pin
 from sr3.presets import MODELS
 from sr3.ui import collection, fetching

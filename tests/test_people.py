@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 import sr3.checkpoints
 from sr3 import people
-from sr3.checkpoints import hash_of, save_checkpoint
 from sr3.cli import app
 from sr3.errors import ImageError
+from sr3.folder import hash_of, save_checkpoint
 from sr3.images import degrade
 from sr3.ui import gallery, service
 from tests.app_server import make_checkpoints

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 import sr3
-from sr3.checkpoints import save_checkpoint
 from sr3.config import SamplerConfig
 from sr3.devices import Device
 from sr3.errors import CheckpointError, ConfigError, ImageError, SR3Error
+from sr3.folder import save_checkpoint
 from sr3.images import degrade, enlarge, to_tensor, to_uint8
 from sr3.pipeline import SuperResolver, load
 from sr3.presets import MODELS

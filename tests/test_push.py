@@ -22,11 +22,12 @@ from typer.testing import CliRunner
 import sr3
 from sr3 import checkpoints, domains, pretrained, results
 from sr3.cards import CHANGE_ALONE
-from sr3.checkpoints import COLOURS, as_parent, save_checkpoint, weight_files, weights_hash
+from sr3.checkpoints import as_parent
 from sr3.cli import app
 from sr3.combine import Recipe, difference
 from sr3.domains import load_domain
 from sr3.errors import CheckpointError, DomainError, HubError
+from sr3.folder import COLOURS, save_checkpoint, weight_files, weights_hash
 from sr3.pins import Pin, parse_pin
 from sr3.presets import MODELS
 from sr3.pull import pull

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from sr3.checkpoints import hash_of, load_checkpoint, save_checkpoint
+from sr3.checkpoints import load_checkpoint
 from sr3.combine import Parent, Recipe, Spliced, difference
 from sr3.devices import Device
 from sr3.engine import Engine
 from sr3.errors import CheckpointError
+from sr3.folder import hash_of, save_checkpoint
 from sr3.pipeline import SuperResolver
 from sr3.presets import MODELS
 from sr3.shelf import Shelf, bytes_of

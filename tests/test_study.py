@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from sr3 import results
 from sr3 import study as study_module
 from sr3.cells import Cell
-from sr3.checkpoints import hash_of, save_checkpoint
 from sr3.cli import app
 from sr3.domains import Domain, Entry, load_domain
+from sr3.folder import hash_of, save_checkpoint
 from sr3.metrics import Scorer
 from sr3.presets import MODELS
 from sr3.study import Study

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from sr3.checkpoints import RegistryEntry, read_settings
+from sr3.checkpoints import RegistryEntry
 from sr3.combine import Recipe
 from sr3.errors import CheckpointError
+from sr3.folder import read_settings
 from sr3.ui.frame import small_print
 
 # Okabe and Ito's colours; the label says the same as the colour.

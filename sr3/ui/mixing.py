@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from sr3.checkpoints import RegistryEntry, read_config
+from sr3.checkpoints import RegistryEntry
 from sr3.combine import same_network
 from sr3.config import ModelConfig
+from sr3.folder import read_config
 from sr3.pipeline import SuperResolver
 from sr3.ui import service
 from sr3.ui.frame import small_print

@@ -11,9 +11,10 @@ from typing import Any
 import streamlit as st
 
 import sr3
-from sr3.checkpoints import find_checkpoint, hash_of, registry
+from sr3.checkpoints import find_checkpoint, registry
 from sr3.config import SamplerConfig, to_dict
 from sr3.evaluate import code_commit
+from sr3.folder import hash_of
 from sr3.metrics import Scores
 from sr3.pipeline import SuperResolver
 from sr3.ui import scoreboard
