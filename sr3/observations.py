@@ -18,6 +18,7 @@ from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell, images_label
 from sr3.gap import Chain
 from sr3.metrics import METRICS, Interval
+from sr3.srga import divergence_of
 from sr3.views import Along, Story
 
 
@@ -121,10 +122,12 @@ class Drift:
     def sentence(self) -> str:
         above = self.index[1] > self.halves[2]
         told = "above that floor" if above else "not to be told from that floor"
+        across, between = (divergence_of(each[0]) for each in (self.index, self.halves))
         return (
             f"The index of {self.checkpoint} on {self.domain} reaches {_splits(self.index)} at "
-            f"time step {self.time:,}; what two halves of {self.reference} give at this n is "
-            f"{_splits(self.halves)} (n = {self.n} images a side): it is {told}."
+            f"time step {self.time:,}, a divergence of {across:.4f} nats; what two halves of "
+            f"{self.reference} give at this n is {_splits(self.halves)}, {between:.4f} nats "
+            f"(n = {self.n} images a side): it is {told}."
         )
 
 

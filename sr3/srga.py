@@ -110,3 +110,8 @@ def index(reference: NDArray[Any], test: NDArray[Any]) -> float:
     count = min(COMPONENTS, smaller - 1)
     one, other = (fit(pooled(features, count)) for features in (reference, test))
     return math.log10(divergence(one, other) + FLOOR) - math.log10(FLOOR)
+
+
+def divergence_of(found: float) -> float:
+    """The divergence, nats, that an index stands for."""
+    return FLOOR * math.expm1(found * math.log(10))

@@ -172,6 +172,7 @@ def test_the_index_is_told_beside_two_halves_with_as_many_images(tmp_path):
     assert set(said) == {made.TARGET, "ffhq"} and said["ffhq"].time == 10
     assert "3.25 (3.00 to 3.50" in said[made.TARGET].sentence
     assert "2.05 (2.00 to 2.10" in said[made.TARGET].sentence
+    assert "a divergence of 0.0177 nats" in said[made.TARGET].sentence  # 10^-5 (10^3.249 - 1)
     assert said[made.TARGET].sentence.endswith("(n = 30 images a side): it is above that floor.")
     assert said["ffhq"].sentence.endswith("it is not to be told from that floor.")
     drawn = charts.index(told(tmp_path), LIGHT).figures[0].data

@@ -216,6 +216,7 @@ def test_outliers_are_cut_and_the_index_is_the_logarithm():
     kl = srga.divergence(one, srga.fit(srga.pooled(other)))
     assert kl > 1e-4
     assert srga.index(features, other) == pytest.approx(np.log10(kl + 1e-5) + 5)
+    assert srga.divergence_of(srga.index(features, other)) == pytest.approx(kl)
     spiked = features.copy()
     spiked[0] += 100
     values = srga.components(spiked).ravel()
