@@ -21,7 +21,7 @@ from sr3.charts import Chart
 from sr3.errors import ReportError
 from sr3.files import whole, write_text
 from sr3.looks import Look, look
-from sr3.markup import figure, items, page, prose
+from sr3.markup import HERE, figure, items, page, prose
 from sr3.observations import fadings, main_metric, transfers
 from sr3.report import LIMITS, NO_STUDY, QUESTION, TITLE, provenance
 from sr3.views import Story
@@ -31,7 +31,7 @@ BROWSERS = (
     "microsoft-edge",
 )  # fmt: skip
 WIDTH, HEIGHT = 610, 370  # pixels of a figure, before the style sheet enlarges it
-LONG = 15  # characters: longer names stand two abreast
+LONG, LONGEST = 15, 40  # characters: longer names stand two abreast, and are written smaller
 PATIENCE = 180  # seconds for the browser
 SCRIPTS = 20_000  # milliseconds of the page's own time for its figures
 METHOD = (
@@ -52,13 +52,14 @@ def html(story: Story) -> str:
     rows = [
         _panel(number, *answer) for number, answer in enumerate(answered(story, target, colours), 1)
     ]
+    script = (HERE / "poster.js").read_text(encoding="utf-8")
     absent = "" if story.targets else f"{NO_STUDY} "
     body = (
         f'<header><h1>{escape(TITLE)}</h1><p class="question">{escape(QUESTION)}</p>'
         f'<div class="method">{method}</div></header><main>{"".join(rows)}</main>'
         f'<div class="limits"><p><b>Limits.</b> {prose(absent + " ".join(LIMITS))}</p></div>'
         f"<footer>{prose(charts.quality(story, colours).caption)} {prose(provenance(story))}"
-        "</footer>"
+        f"</footer><script>{script}</script>"
     )
     return page(TITLE, "poster.css", body, colours)
 
@@ -111,12 +112,13 @@ def _panel(number: int, question: str, sentences: list[str], chart: Chart, which
 def _fitted(drawn: go.Figure) -> go.Figure:
     """A figure of the poster's size, its legend in columns."""
     names = [trace.name for trace in drawn.data if trace.name]
-    columns = 2 if max(map(len, names), default=0) > LONG else 4
+    longest = max(map(len, names), default=0)
+    columns = 2 if longest > LONG else 4
     room = 20 * (1 + -(-len(names) // columns))
     return go.Figure(drawn).update_layout(
         width=WIDTH, height=HEIGHT, margin={"b": 20 + room}, legend_orientation="h",
         legend_entrywidth=0.96 / columns, legend_entrywidthmode="fraction",
-        legend_font_size=11,
+        legend_font_size=9 if longest > LONGEST else 11,
     )  # fmt: skip
 
 

@@ -438,6 +438,27 @@ def test_the_poster_is_one_a1_sheet(tables, tmp_path):
     assert millimetres == pytest.approx([594, 841], abs=0.5)
 
 
+@pytest.mark.browser
+def test_long_sentences_are_written_smaller_and_nothing_lies_on_another(
+    chromium, tables, tmp_path, monkeypatch
+):
+    page = chromium.new_page()
+    letters = []
+    for times in (1, 30):
+        told_at_length = ["What was found is told at length. " * times] * 3
+        monkeypatch.setattr(poster, "_range_headlines", lambda *_, said=told_at_length: said)
+        page.goto(poster.write(told(tables["whole"]), tmp_path).as_uri())
+        size, ends, limits = page.evaluate("""[
+            parseFloat(getComputedStyle(document.querySelector('li')).fontSize),
+            [...document.querySelectorAll('.plot, li')].map(
+                each => each.getBoundingClientRect().bottom),
+            document.querySelector('.limits').getBoundingClientRect().top]""")
+        assert max(ends) <= limits
+        letters.append(size)
+    assert letters[1] < letters[0]
+    page.close()
+
+
 # ------------------------------------------------------------------------------ no number is typed
 WRITTEN = ("sr3/charts.py", "sr3/report.py", "sr3/poster.py", "sr3/observations.py",
            "sr3/ui/chosen.py", "sr3/ui/measured.py", "sr3/ui/samples.py",
