@@ -21,6 +21,7 @@ NARROW = 0.75  # of the room between two domains that their marks take
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 ROW = 20  # pixels of a legend's row
 SHORT = 15  # characters: shorter names stand three abreast
+MANY = 7  # columns of a grid from which its numbers are written smaller: three grids stand abreast
 
 
 # -------------------------------------------------------------------------------------- question 1
@@ -76,7 +77,8 @@ def grid(
     rows, columns = np.nonzero(np.isfinite(values))
     shades = [look.readable(values[place] / reach) for place in zip(rows, columns, strict=True)]
     figure.add_scatter(  # not the heat map's own text, which is too faint on middling blues
-        x=columns, y=rows, text=texts[rows, columns], mode="text", textfont={"color": shades},
+        x=columns, y=rows, text=texts[rows, columns], mode="text",
+        textfont={"color": shades, "size": 12 if len(updates) < MANY else 10},
         hoverinfo="skip", showlegend=False,
     )  # fmt: skip
     places = {
@@ -91,7 +93,7 @@ def grid(
 
 def _name_cells(figure: go.Figure, look: Look, places: dict[str, tuple[int, int] | None]) -> None:
     """Mark cells of a grid, (column, row) by name, above the number that stands in each."""
-    corners = (("star", 0.38), ("circle", -0.38))  # of a cell: both may be the same one
+    corners = (("star", 0.32), ("circle", -0.32))  # of a cell: both may be the same one
     for (name, place), (symbol, aside) in zip(places.items(), corners, strict=False):
         if place is not None:
             figure.add_scatter(
