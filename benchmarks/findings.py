@@ -17,7 +17,7 @@ from benchmarks.tables import fine_tunes
 from sr3 import answers
 from sr3.answers import MAIN
 from sr3.metrics import METRICS
-from sr3.observations import drifts, fadings, flattening, shifts
+from sr3.observations import drifts, fadings, flattenings, shifts
 from sr3.results import read
 from sr3.views import Story, parents, source_of
 
@@ -89,7 +89,7 @@ def findings(story: Story, target: str) -> list[tuple[str, list[str]]]:
     """The four questions, each with its sentences."""
     study, source = story.study, str(story.source)
     least = [answers.least_needed(study, metric, target) for metric in MAIN]
-    curves = [flattening(story, metric, target, target) for metric in MAIN]
+    curves = [each for metric in MAIN for each in flattenings(story, metric, target, target)]
     scratch = answers.against_scratch(study, METRIC, target)
     ranges = answers.range_effects(study, METRIC, target, target)
     spared = answers.range_effects(study, METRIC, target, source)

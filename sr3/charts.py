@@ -17,7 +17,7 @@ from sr3 import answers, figures
 from sr3.answers import MAIN, Contrast
 from sr3.cells import images_label
 from sr3.looks import Look
-from sr3.observations import drifts, fadings, flattening, main_metric, shifts, transfers
+from sr3.observations import drifts, fadings, flattenings, main_metric, shifts, transfers
 from sr3.views import BASELINES, Story
 
 STUDY = "`python -m sr3 study --plan poster --resume` measures it"
@@ -94,8 +94,11 @@ def curves(story: Story, look: Look, target: str, domain: str) -> Chart:
     chart = Chart(f"updates-{target}-on-{domain}", f"How many updates? Measured on {domain}", view)
     if view.empty:
         return _missing(chart, f"No fine-tuning on {target} was measured on {domain} yet", STUDY)
-    found = [flattening(story, metric, target, domain) for metric in _told(story)]
-    said = [each.sentence for each in found if each is not None]
+    said = [
+        each.sentence
+        for metric in _told(story)
+        for each in flattenings(story, metric, target, domain)
+    ]
     return replace(
         chart,
         figures=tuple(figures.curves(view, m, domain, look) for m in story.metrics),

@@ -133,7 +133,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Flattening:
-    """What the last updates changed, with the most images."""
+    """What the last updates changed, with so many images."""
 
     metric: str
     domain: str
@@ -252,31 +252,34 @@ def drifts(view: pd.DataFrame) -> list[Drift]:
     return found
 
 
-def flattening(story: Story, metric: str, target: str, domain: str) -> Flattening | None:
-    """Of plain fine-tuning over the whole chain, with seeds that both ends have."""
+def flattenings(story: Story, metric: str, target: str, domain: str) -> list[Flattening]:
+    """Of plain fine-tuning over the whole chain, with seeds that both ends have: for the most
+    images, and then for others that were tuned for longer than the fewest updates of any."""
     cells = {
         name: cell
         for name, cell in story.study.cells.items()
         if cell.plain and cell.target == target and cell.range == story.whole
     }
     gains = story.study.gains(metric, domain)
-    groups = alike(gains, cells)
-    if not groups:
-        return None
-    most = max(map(_size, groups))
-    line = {c.updates: names for c, names in groups.items() if _size(c) == most}
-    if len(line) < 2:
-        return None
-    first, last = sorted(line)[-2:]
-    by_seed = {cells[name].seed: name for name in line[first]}
-    pairs = {n: by_seed[cells[n].seed] for n in line[last] if cells[n].seed in by_seed}
-    if not pairs:
-        return None
-    change = pd.DataFrame({n: gains[n] - gains[earlier] for n, earlier in pairs.items()})
-    means, draws, n = bootstrap(change, [list(pairs)], 0)
-    images = images_label(cells[next(iter(pairs))].images)
-    interval = interval_of(means[0], draws[:, 0], n)
-    return Flattening(metric, domain, images, (first, last), interval, len(pairs))
+    lines: dict[float, dict[int, list[str]]] = {}  # by images: the names by updates
+    for cell, names in alike(gains, cells).items():
+        lines.setdefault(_size(cell), {})[cell.updates] = names
+    short = min(map(max, lines.values()), default=0)
+    found = []
+    for size in sorted(lines, reverse=True):
+        if len(lines[size]) < 2 or (size < max(lines) and max(lines[size]) == short):
+            continue
+        first, last = sorted(lines[size])[-2:]
+        by_seed = {cells[name].seed: name for name in lines[size][first]}
+        pairs = {n: by_seed[cells[n].seed] for n in lines[size][last] if cells[n].seed in by_seed}
+        if not pairs:
+            continue
+        change = pd.DataFrame({n: gains[n] - gains[earlier] for n, earlier in pairs.items()})
+        means, draws, n = bootstrap(change, [list(pairs)], 0)
+        images = images_label(cells[next(iter(pairs))].images)
+        interval = interval_of(means[0], draws[:, 0], n)
+        found.append(Flattening(metric, domain, images, (first, last), interval, len(pairs)))
+    return found
 
 
 def _size(cell: Cell) -> float:

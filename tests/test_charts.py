@@ -23,7 +23,7 @@ from sr3.combine import Parent, Recipe
 from sr3.folder import save_checkpoint
 from sr3.looks import SYMBOLS, contrast, enlarged, look, mixed
 from sr3.metrics import Interval
-from sr3.observations import drifts, fadings, flattening, shifts, transfers
+from sr3.observations import drifts, fadings, flattenings, shifts, transfers
 from sr3.views import Story, made_as, parents, source_of
 from tests import study_table as made
 from tests.app_server import make_checkpoints
@@ -244,10 +244,19 @@ def test_observations(story):
     wins = transfers(story, "lpips")
     assert [each.difference.mean for each in wins] == pytest.approx([0.1, 0.05] * 4)
     assert all(" beats " in each.sentence for each in wins)
-    last = flattening(story, "psnr", made.TARGET, made.TARGET)
-    assert last is not None and last.updates == (10, 100)
+    (last,) = flattenings(story, "psnr", made.TARGET, made.TARGET)
+    assert last.updates == (10, 100)
     assert last.difference.mean == pytest.approx(0.5) and last.images == "all images"
     assert "more still helps" in last.sentence
+
+
+def test_a_curve_that_goes_on_for_longer_than_others_is_told(tables):
+    table = results.read(tables["whole"])
+    shorter = table[~table["checkpoint"].str.contains(r"images=1 updates=100 ")]
+    assert len(shorter) < len(table)
+    found = flattenings(Story(shorter, made.PARENT, made.SOURCE), "psnr", made.TARGET, made.TARGET)
+    assert [each.images for each in found] == ["all images", "16 images"]
+    assert {each.updates for each in found} == {(10, 100)}
 
 
 @pytest.mark.parametrize(
