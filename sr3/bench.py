@@ -227,8 +227,9 @@ def _public(model: SuperResolver, settings: BenchSettings) -> Iterator[Row]:
     for batch in (1, *([8, 32, 64] if device.device.type == "cuda" else [])):
         few = condition.expand(batch, -1, -1, -1).contiguous()
         level = torch.full((batch,), 0.5, dtype=torch.float64, device=device.device)
-        ours_step: Callable[[], object] = partial(ours.estimate, few, few, level)
-        ways = {"plain": chain.__next__, "ours": ours_step}
+        ways: dict[str, Callable[[], object]] = {
+            "plain": chain.__next__, "ours": partial(ours.estimate, few, few, level),
+        }  # fmt: skip
         in_turn(ways, 1, device.device)  # what is made once
         times = in_turn(ways, max(settings.repeats, 1), device.device)
         usual, quick = ([each.seconds for each in column] for column in times.values())
