@@ -44,11 +44,10 @@ from sr3.pipeline import SuperResolver
 from sr3.plain import plain_forward
 from sr3.presets import MODELS
 from sr3.quick import quicken
-from sr3.timing import in_turn
+from sr3.timing import CPU, in_turn
 from sr3.unet import UNet
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
-CPU = torch.device("cpu")
 
 
 class Network(nn.Module):

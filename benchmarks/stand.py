@@ -3,8 +3,8 @@
 Scripted visitors drive the poster page one after another: the slides by key, then a run of a face
 of the gallery or of a file of their own, then a rest until the page goes home; every third one
 compares networks in a tab of their own and closes it. The memory of the server and of the browser's
-page is written down after each, and a line is laid through the second half of it: its slope is what
-grows. Ends with 1 where a slope is over MOST, or cannot be told.
+page is written down after each, and a line is laid through the second half of it, warm-up left out:
+its slope is what grows. Ends with 1 where a slope is over MOST, or cannot be told.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sr3.ui.portraits import PORTRAITS, draw
 
 HOME_AFTER = 15  # seconds: a round is short, and a run ends within it on a busy machine
 MOST = {"server": 0.5, "page": 0.1}  # MB a minute: 240 MB and 48 MB in a stand's eight hours
+WARM = 600  # seconds that the server's heap takes to find its size
 LEAST = 20  # visitors in the second half, below which a slope says nothing
 # Chooses a file. Playwright's own way keeps the input and all of the page around it for ever.
 GIVE = """(data) => {
@@ -110,9 +111,12 @@ def photograph(number: int) -> str:
 
 def judge(rows: Sequence[Row]) -> str:
     """A sentence for each memory: where it stood, and whether it grows."""
-    late = np.array(rows[len(rows) // 2 :])
+    late = np.array([row for row in rows[len(rows) // 2 :] if row[0] >= WARM])
     if len(late) < LEAST:
-        return f"{len(late)} visitors in the second half are too few to tell; let it run longer."
+        return (
+            f"{len(late)} visitors in the second half, after {WARM} seconds, are too few to tell; "
+            "let it run longer."
+        )
     said = []
     for place, (name, most) in enumerate(MOST.items(), 1):
         slope = 60 * np.polyfit(late[:, 0], late[:, place], 1)[0]

@@ -17,7 +17,7 @@ from tests.browsing import (
     turn_tab,
     turn_to,
     wait_for_quiet,
-)  # fmt: skip
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
