@@ -22,6 +22,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 ROW = 20  # pixels of a legend's row
 SHORT = 15  # characters: shorter names stand three abreast
 MANY = 7  # columns of a grid from which its numbers are written smaller: three grids stand abreast
+APART = 1 / 8  # of a logarithmic axis: how far its named ticks lie apart at least
 
 
 # -------------------------------------------------------------------------------------- question 1
@@ -396,10 +397,14 @@ def _parent_line(figure: go.Figure, look: Look) -> None:
 
 
 def _log_updates(figure: go.Figure, updates: pd.Series[int]) -> None:
-    ticks = sorted(set(updates))
-    figure.update_xaxes(
-        title="updates", type="log", tickvals=ticks, ticktext=[f"{k:,}" for k in ticks]
-    )
+    """Update counts as measured; of those that crowd, the greatest is named."""
+    ticks = sorted(set(updates), reverse=True)
+    named, apart = ticks[:1], (ticks[0] / ticks[-1]) ** APART
+    for count in ticks:
+        if count * apart <= named[-1]:
+            named.append(count)
+    names = [f"{count:,}" if count in named else "" for count in ticks]
+    figure.update_xaxes(title="updates", type="log", tickvals=ticks, ticktext=names)
 
 
 def _time_axis(figure: go.Figure, times: pd.Series[int]) -> None:

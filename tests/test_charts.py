@@ -305,6 +305,19 @@ def test_the_heat_map_holds_the_view_and_marks_the_least(story):
     assert (round(least.x[0]), round(least.y[0])) == (1, 1)  # 16 images reach 0.95 of it
 
 
+def test_names_of_updates_do_not_crowd():
+    counts = [10, 30, 100, 300, 1000, 2000, 3000]
+    view = pd.DataFrame(
+        {
+            "metric": "ssim", "domain": made.TARGET, "images": "16 images", "updates": counts,
+            "gain": 0.1, "low": 0.0, "high": 0.2, "n": 8, "seeds": 1,
+        }
+    )  # fmt: skip
+    axis = figures.curves(view, "ssim", made.TARGET, LIGHT).layout.xaxis
+    assert sorted(axis.tickvals) == counts, "each count keeps its tick"
+    assert set(axis.ticktext) == {"10", "30", "100", "300", "1,000", "", "3,000"}
+
+
 def test_bars_are_the_intervals(story):
     view = story.quality(["tiny (parent)"])
     drawn = figures.quality(view, "psnr", {}, LIGHT).data[0]
