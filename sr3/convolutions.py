@@ -25,10 +25,7 @@ from sr3.timing import shortest
 
 WORK = 6 << 20  # bytes of tiles that are in work at once, so that they stay in the caches
 CHANNELS = 80  # harmonic mean of inputs and outputs from which tiles pay
-WIDE = 1 << 18  # pairs of channels from which F(2x2) pays for pictures of 8 pixels a side
-GROUPED = (
-    1 << 26
-)  # multiplications of a portion of one picture from which oneDNN's kernel does them
+SMALL = 1 << 17  # pairs of channels up to which F(4x4)'s weights stay in the caches
 PRODUCTS = 1 << 21  # of channels and pixels from which `Doubled` pays
 RESERVE = 30 << 18  # float32 numbers of 30 MiB, the largest block whose pages glibc may keep
 SHARED = 1024  # see `one_by_one`
@@ -70,11 +67,8 @@ ALONE = Along()
 class Winograd(nn.Module):
     """A 3x3 convolution of stride 1 and padding 1: (batch, c, h, w) -> (batch, k, h, w)."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, outputs: int = 4, sides: Sequence[int] = ()
-    ) -> None:
-        """`weight` (k, c, 3, 3), `bias` (k,); `outputs` a side of a tile, 2 or 4; `sides` (h, w) of
-        the pictures that it is made for, where known: others are right too, and may be slower."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, outputs: int = 4) -> None:
+        """`weight` (k, c, 3, 3), `bias` (k,); `outputs` a side of a tile, 2 or 4."""
         super().__init__()
         inner, kernel, outer = (
             torch.tensor(rows, dtype=torch.float64) for rows in _TRANSFORMS[outputs]
@@ -84,33 +78,24 @@ class Winograd(nn.Module):
         self.inner = torch.kron(inner, inner).float()  # (tile^2, tile^2)
         self.outer = torch.kron(outer, outer).float()  # (outputs^2, tile^2)
         turned = torch.kron(kernel, kernel).float() @ weight.permute(2, 3, 1, 0).reshape(9, -1)
-        points, self.inputs, self.channels = self.tile**2, weight.shape[1], weight.shape[0]
-        self.weight = turned.view(points, self.inputs, self.channels)
+        self.weight = turned.view(self.tile**2, weight.shape[1], weight.shape[0])
         self.nbytes = self.weight.nbytes
         self.bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-        self.grouped = False
-        if sides:
-            rows, columns = (-(-side // outputs) for side in sides)
-            tiles = columns * next(self._parts(1, rows, columns))[2]
-            self.grouped = tiles * self.weight.numel() >= GROUPED
-        if self.grouped:
-            kernel = self.weight.transpose(1, 2).reshape(-1, self.inputs, 1, 1)
-            shape = [1, points * self.inputs, tiles, 1]
-            self.weight = _laid_out(kernel, [0, 0], [1, 1], points, shape)
 
     def forward(self, x: Tensor, along: Along = ALONE) -> Tensor:
         """Float32 of any size; the result is channels_last."""
         shift, rest, norm = along
         batch, _, height, width = x.shape
-        m = self.outputs
+        m, (_, inputs, outputs) = self.outputs, self.weight.shape
         padded = self._padded(x, norm)
         rows, columns = -(-height // m), -(-width // m)  # of tiles
-        out = x.new_empty(batch, rows * m, columns * m, self.channels)
-        added = (self.bias if shift is None else self.bias + shift).view(-1, self.channels)
+        out = x.new_empty(batch, rows * m, columns * m, outputs)
+        added = (self.bias if shift is None else self.bias + shift).view(-1, outputs)
         whole = rest is not None and out.shape[1:3] == rest.shape[2:]
-        parts = list(self._parts(batch, rows, columns))
+        row = 4 * self.tile**2 * columns * max(inputs, outputs)  # bytes of a row of tiles
+        parts = list(portions(batch, rows, row, self.weight.nbytes))
         some, _, count = parts[0]  # none is larger
-        scratch = x.new_empty(2, (some.stop - some.start) * count * self._row(columns) // 4)
+        scratch = x.new_empty(2, (some.stop - some.start) * count * row // 4)
         for some, first, count in parts:
             place = some, slice(first * m, (first + count) * m)
             self._convolve(
@@ -122,21 +107,6 @@ class Winograd(nn.Module):
             )
         out = out[:, :height, :width].permute(0, 3, 1, 2)
         return out if rest is None or whole else out.add_(rest)
-
-    def _row(self, columns: int) -> int:
-        """The bytes of a row of tiles."""
-        return 4 * self.tile**2 * columns * max(self.inputs, self.channels)
-
-    def _parts(self, batch: int, rows: int, columns: int) -> Iterator[tuple[slice, int, int]]:
-        """`portions` of tiles; with oneDNN's kernel of a picture at a time, since its layout is
-        made for a number of tiles, and for another might be made anew at each call."""
-        row = self._row(columns)
-        if not self.grouped:
-            yield from portions(batch, rows, row, self.nbytes)
-            return
-        for picture in range(batch):
-            for _, first, count in portions(1, rows, row, self.nbytes):
-                yield slice(picture, picture + 1), first, count
 
     def _padded(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """Zeros around, up to whole tiles: (batch, h', w', c)."""
@@ -161,7 +131,7 @@ class Winograd(nn.Module):
 
         `scratch` (2, ...) has room for the tiles twice; memory used anew stays in the caches.
         """
-        m, tile, inputs, outputs = self.outputs, self.tile, self.inputs, self.channels
+        m, tile, (_, inputs, outputs) = self.outputs, self.tile, self.weight.shape
         next_, down, right, _ = pictures.stride()
         n, rows, columns = target.shape[0], target.shape[1] // m, target.shape[2] // m
         count = n * rows * columns
@@ -175,27 +145,18 @@ class Winograd(nn.Module):
         )
         gathered.view(tiles.shape).copy_(tiles)
         torch.bmm(self.inner.expand(count, -1, -1), gathered, out=turned)
-        products = self._products(turned, scratch[0])
+        products = scratch[0, : tile**2 * count * outputs].view(tile**2, count, outputs)
+        torch.bmm(turned.transpose(0, 1), self.weight, out=products)
         # The transform's value at the point 1 is in each output once: what is added goes there.
-        products[:, tile + 1].view(len(added), -1, outputs).add_(added[:, None])
+        products[tile + 1].view(len(added), -1, outputs).add_(added[:, None])
         found = scratch[1, : count * m * m * outputs].view(count, m * m, outputs)
-        torch.bmm(self.outer.expand(count, -1, -1), products, out=found)
+        torch.bmm(self.outer.expand(count, -1, -1), products.transpose(0, 1), out=found)
 
         found = found.view(n, rows, columns, m, m, outputs)
         if rest is None:
             self._tiled(target).copy_(found)
         else:
             torch.add(found, self._tiled(rest), out=self._tiled(target))
-
-    def _products(self, turned: Tensor, room: Tensor) -> Tensor:
-        """The tiles' points (count, tile^2, c) by each one's weights: (count, tile^2, k)."""
-        count, points, inputs = turned.shape
-        if self.grouped:
-            pixels = turned.view(1, count, 1, points * inputs).permute(0, 3, 1, 2)
-            made = _convolved(pixels, self.weight, None, [0, 0], [1, 1], points)
-            return made.permute(0, 2, 3, 1).view(count, points, self.channels)
-        products = room[: points * count * self.channels].view(points, count, self.channels)
-        return torch.bmm(turned.transpose(0, 1), self.weight, out=products).transpose(0, 1)
 
     def _tiled(self, pictures: Tensor) -> Tensor:
         """(n, rows m, columns m, k) seen as (n, rows, columns, m, m, k)."""
@@ -284,9 +245,7 @@ def portions(batch: int, rows: int, row: int, weights: int) -> Iterator[tuple[sl
         for start in range(0, batch, many):
             yield slice(start, min(start + many, batch)), 0, rows
         return
-    parts = -(-rows * row // limit)
-    parts = next((some for some in range(parts, 2 * parts) if rows % some == 0), parts)
-    count = -(-rows // parts)
+    count = -(-rows // -(-rows * row // limit))
     for picture in range(batch):
         for first in range(0, rows, count):
             yield slice(picture, picture + 1), first, min(count, rows - first)
@@ -300,7 +259,9 @@ class Packed(nn.Module):
         super().__init__()
         self.padding, self.stride = list(map(int, conv.padding)), list(conv.stride)
         self.bias, self.nbytes = conv.bias, conv.weight.nbytes
-        self.weight = _laid_out(conv.weight.detach(), self.padding, self.stride, 1, shape)
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+            conv.weight.detach(), self.padding, self.stride, [1, 1], 1, list(shape)
+        )
 
     def forward(self, x: Tensor, along: Along = ALONE) -> Tensor:
         shift, rest, norm = along
@@ -309,31 +270,12 @@ class Packed(nn.Module):
         bias = self.bias
         if shift is not None and shift.dim() == 1:
             bias, shift = shift if bias is None else shift + bias, None
-        out = _convolved(x, self.weight, bias, self.padding, self.stride, 1)
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, bias, self.padding, self.stride, [1, 1], 1, "none", [], ""
+        )
         if shift is not None:
             out.add_(shift[:, :, None, None])
         return out if rest is None else out.add_(rest)
-
-
-def _laid_out(
-    weight: Tensor, padding: list[int], stride: list[int], groups: int, shape: Sequence[int]
-) -> Tensor:
-    """A kernel as oneDNN's convolution wants it for inputs of this shape."""
-    made: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
-        weight, padding, stride, [1, 1], groups, list(shape)
-    )
-    return made
-
-
-def _convolved(
-    x: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int], stride: list[int],
-    groups: int,
-) -> Tensor:  # fmt: skip
-    """oneDNN's convolution by what `_laid_out` gave."""
-    out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, padding, stride, [1, 1], groups, "none", [], ""
-    )
-    return out
 
 
 def tile_of(conv: nn.Conv2d, side: int) -> int:
@@ -343,11 +285,9 @@ def tile_of(conv: nn.Conv2d, side: int) -> int:
     and not a timing, so that a checkpoint gives the same bits in each process.
     """
     k, c = conv.weight.shape[:2]
-    if not _is_plain(conv):
+    if not _is_plain(conv) or 2 * k * c < CHANNELS * (k + c) or side < 16:
         return 0
-    if side < 16:
-        return 2 if side >= 8 and k * c >= WIDE else 0
-    return 4 if 2 * k * c >= CHANNELS * (k + c) else 0
+    return 4 if side >= 32 or k * c <= SMALL else 2
 
 
 def doubles(conv: nn.Conv2d, side: int) -> bool:
@@ -376,7 +316,7 @@ def gain_of_tiles(channels: int = 192, side: int = 32, tries: int = 15) -> float
     x = torch.ones(1, channels, side, side).to(memory_format=torch.channels_last)
     ways = {
         "packed": partial(Packed(conv, x.shape), x),
-        "tiles": partial(Winograd(conv.weight, conv.bias, sides=(side, side)), x),
+        "tiles": partial(Winograd(conv.weight, conv.bias), x),
     }
     # As in a process that has worked a while: once a large block was freed, glibc keeps the next
     # ones instead of asking the system for fresh pages at each call.

@@ -59,7 +59,7 @@ class Quick(nn.Module):
             sides = [2 * side for side in sides]
         outputs = tile_of(conv, min(sides)) if self._tiles else 0
         if outputs:
-            return Winograd(conv.weight.detach(), conv.bias, outputs, sides)
+            return Winograd(conv.weight.detach(), conv.bias, outputs)
         return Packed(conv, (batch, channels, *sides))
 
     @property

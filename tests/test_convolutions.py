@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import math
 import weakref
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -68,34 +66,13 @@ def asked(batch=2):
 @pytest.mark.parametrize("outputs", [2, 4])
 @pytest.mark.parametrize("size", [(16, 16), (5, 7), (1, 1), (33, 18)])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("grouped", [True, False])
-def test_tiles_are_the_convolution_at_any_size(outputs, size, bias, grouped, monkeypatch):
-    monkeypatch.setattr(convolutions, "GROUPED", 1 if grouped else math.inf)
+def test_tiles_are_the_convolution_at_any_size(outputs, size, bias):
     conv, x = layer(bias=bias), noise(2, 6, *size)
     exact = layer(bias=bias).double()(x.double())
-    ready = Winograd(conv.weight, conv.bias, outputs, sides=(16, 16))
-    assert ready.grouped is grouped
-    found = ready(x)
+    found = Winograd(conv.weight, conv.bias, outputs)(x)
     assert found.shape == exact.shape
     assert found.stride(1) == 1  # channels last
     torch.testing.assert_close(found.double(), exact, atol=2e-5, rtol=0)
-
-
-def test_a_large_layer_s_pictures_go_through_onednn_one_by_one():
-    ready = Winograd(layer(256, 256).weight, None, sides=(32, 32))
-    assert ready.grouped and not Winograd(layer(96, 96).weight, None, sides=(32, 32)).grouped
-    x = noise(3, 256, 32, 32)
-    with patch.object(convolutions, "_convolved", wraps=convolutions._convolved) as called:
-        found = ready(x)
-    shapes = [call.args[0].shape for call in called.call_args_list]
-    assert shapes == [(1, 36 * 256, 64, 1)] * 3, "each call of the shape that it is laid out for"
-    assert torch.equal(found[1:2], ready(x[1:2]))
-
-
-def test_a_picture_s_portions_are_alike_where_its_rows_can_be_shared_out(monkeypatch):
-    monkeypatch.setattr(convolutions, "WORK", 1000)
-    assert {count for _, _, count in portions(1, 32, 90, 0)} == {8}
-    assert [count for _, _, count in portions(1, 11, 100, 0)] == [6, 5]
 
 
 @pytest.mark.parametrize("outputs", [2, 4])
@@ -122,7 +99,7 @@ def test_a_doubled_picture_is_convolved_from_the_small_one(batch, size, bias, wo
     torch.testing.assert_close(found.double(), upsample(x.double()), atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["packed", "grouped", 2, 4])
+@pytest.mark.parametrize("kind", ["packed", 2, 4])
 @pytest.mark.parametrize("size", [(8, 12), (5, 7)])
 @pytest.mark.parametrize(("batch", "shifts"), [(1, (1,)), (3, (3,)), (3, ()), (3, None)])
 @pytest.mark.parametrize("bias", [True, False])
@@ -134,13 +111,7 @@ def test_what_a_convolution_takes_with_it(kind, size, batch, shifts, bias, monke
     exact = exact if shift is None else exact + shift[..., None, None]
     monkeypatch.setattr(convolutions, "WORK", 6000)  # in several portions
     monkeypatch.setattr(convolutions, "SHARED", 50)  # one size's pictures one by one
-    monkeypatch.setattr(convolutions, "GROUPED", 1)
-    if kind == "packed":
-        ready = Packed(conv, x.shape)
-    elif kind == "grouped":
-        ready = Winograd(conv.weight, conv.bias, sides=size)
-    else:
-        ready = Winograd(conv.weight, conv.bias, kind)
+    ready = Packed(conv, x.shape) if kind == "packed" else Winograd(conv.weight, conv.bias, kind)
     kept = rest.clone()
     given = x.contiguous(memory_format=torch.channels_last)
     found = ready(given, Along(shift, rest, norm))
@@ -175,7 +146,7 @@ def test_a_layout_made_once_gives_torch_s_values_at_any_batch(kernel, stride):
 def test_tiles_are_for_wide_layers_of_large_pictures():
     wide = layer(192, 192)
     assert [tile_of(wide, side) for side in (8, 16, 64)] == [0, 4, 4]
-    assert [tile_of(layer(512, 512), side) for side in (4, 8, 16, 32)] == [0, 2, 4, 4]
+    assert [tile_of(layer(512, 512), side) for side in (8, 16, 32)] == [0, 2, 4]
     assert tile_of(layer(192, 64), 64) == 4
     others = layer(64, 64), layer(192, 192, kernel=1), layer(192, 192, stride=2), layer(512, 3)
     assert [tile_of(other, 64) for other in others] == [0] * 4
@@ -323,7 +294,7 @@ def test_the_gain_is_that_of_the_shortest_times(monkeypatch):
             assert x.shape == (1, 8, 4, 4)
             now[0] += next(left)
 
-        return lambda *_, **__: call
+        return lambda *_: call
 
     monkeypatch.setattr("sr3.timing.perf_counter", lambda: now[0])
     monkeypatch.setattr(convolutions, "Packed", way([5.0, 3.0, 90.0]))
