@@ -122,7 +122,7 @@ def curves(view: pd.DataFrame, metric: str, domain: str, look: Look) -> go.Figur
             text=_hover(rows, "gain", f"{domain}, {count}", _updates(rows)), hoverinfo="text",
         )  # fmt: skip
     _parent_line(figure, look)
-    _log_updates(figure, view["updates"])
+    _log_axis(figure, "updates", view["updates"])
     return figure
 
 
@@ -281,7 +281,7 @@ def scratch(view: pd.DataFrame, base: pd.DataFrame, metric: str, look: Look) -> 
             line={"color": look.colour(row["kind"]), "dash": "dot", "width": 1.5},
             marker=look.marker(row["kind"], None, 8), text=hover * 2, hoverinfo="text",
         )  # fmt: skip
-    _log_updates(figure, view["updates"])
+    _log_axis(figure, "updates", view["updates"])
     return figure
 
 
@@ -309,8 +309,7 @@ def effort(view: pd.DataFrame, metric: str, look: Look) -> go.Figure:
                     "line": {"color": look.text, "width": 1}},
             error_y=_bars(mine, "mean", thin=True), text=texts, hoverinfo="text",
         )  # fmt: skip
-    _log_updates(figure, rows["steps"])
-    figure.update_xaxes(title="network evaluations")
+    _log_axis(figure, "network evaluations", rows["steps"])
     return figure
 
 
@@ -396,15 +395,15 @@ def _parent_line(figure: go.Figure, look: Look) -> None:
     )  # fmt: skip
 
 
-def _log_updates(figure: go.Figure, updates: pd.Series[int]) -> None:
-    """Update counts as measured; of those that crowd, the greatest is named."""
-    ticks = sorted(set(updates), reverse=True)
+def _log_axis(figure: go.Figure, title: str, counts: pd.Series[int]) -> None:
+    """Counts as measured; of those that crowd, the greatest is named."""
+    ticks = sorted(set(counts), reverse=True)
     named, apart = ticks[:1], (ticks[0] / ticks[-1]) ** APART
     for count in ticks:
         if count * apart <= named[-1]:
             named.append(count)
     names = [f"{count:,}" if count in named else "" for count in ticks]
-    figure.update_xaxes(title="updates", type="log", tickvals=ticks, ticktext=names)
+    figure.update_xaxes(title=title, type="log", tickvals=ticks, ticktext=names)
 
 
 def _time_axis(figure: go.Figure, times: pd.Series[int]) -> None:

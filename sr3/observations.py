@@ -8,6 +8,7 @@ Invariants as in `sr3.answers`: more is better, same images on both sides, 95% i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -265,21 +266,28 @@ def flattenings(story: Story, metric: str, target: str, domain: str) -> list[Fla
     for cell, names in alike(gains, cells).items():
         lines.setdefault(_size(cell), {})[cell.updates] = names
     short = min(map(max, lines.values()), default=0)
-    found = []
-    for size in sorted(lines, reverse=True):
-        if len(lines[size]) < 2 or (size < max(lines) and max(lines[size]) == short):
-            continue
-        first, last = sorted(lines[size])[-2:]
-        by_seed = {cells[name].seed: name for name in lines[size][first]}
-        pairs = {n: by_seed[cells[n].seed] for n in lines[size][last] if cells[n].seed in by_seed}
-        if not pairs:
-            continue
-        change = pd.DataFrame({n: gains[n] - gains[earlier] for n, earlier in pairs.items()})
-        means, draws, n = bootstrap(change, [list(pairs)], 0)
-        images = images_label(cells[next(iter(pairs))].images)
-        interval = interval_of(means[0], draws[:, 0], n)
-        found.append(Flattening(metric, domain, images, (first, last), interval, len(pairs)))
-    return found
+    sizes = [n for n in sorted(lines, reverse=True) if n == max(lines) or max(lines[n]) > short]
+    found = [_flattening(metric, domain, gains, cells, lines[size]) for size in sizes]
+    return [each for each in found if each is not None]
+
+
+def _flattening(
+    metric: str, domain: str, gains: pd.DataFrame, cells: Mapping[str, Cell],
+    line: Mapping[int, list[str]],
+) -> Flattening | None:  # fmt: skip
+    """From the last but one of a line's updates to the last; None where no seed has both."""
+    if len(line) < 2:
+        return None
+    first, last = sorted(line)[-2:]
+    by_seed = {cells[name].seed: name for name in line[first]}
+    pairs = {n: by_seed[cells[n].seed] for n in line[last] if cells[n].seed in by_seed}
+    if not pairs:
+        return None
+    change = pd.DataFrame({n: gains[n] - gains[earlier] for n, earlier in pairs.items()})
+    means, draws, n = bootstrap(change, [list(pairs)], 0)
+    images = images_label(cells[next(iter(pairs))].images)
+    interval = interval_of(means[0], draws[:, 0], n)
+    return Flattening(metric, domain, images, (first, last), interval, len(pairs))
 
 
 def _size(cell: Cell) -> float:
