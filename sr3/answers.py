@@ -20,6 +20,7 @@ import pandas as pd
 from sr3.bootstrap import bootstrap, bounds_of, interval_of
 from sr3.cells import Cell, images_label
 from sr3.metrics import METRICS, Interval
+from sr3.results import newest_weights
 
 SHARE = 0.9  # of the best cell's gain: what counts as repaired
 MAIN = ("lpips", "ssim", "psnr")  # the metrics that are told
@@ -186,10 +187,8 @@ class Measured:
         others = set(names) - set(every) - {"bicubic", "regression", parent}
         self.others = sorted(others)  # spliced and interpolated ones, say
         rows = table[keep & table["checkpoint"].isin([*self.cells, *others, parent])]
-        newest = rows.sort_values("created").groupby("checkpoint")["checkpoint_hash"].last()
-        rows = rows[rows["checkpoint_hash"] == rows["checkpoint"].map(newest)]  # of other weights
         levels = ["domain", "metric", "checkpoint", "image", "seed"]
-        values = rows.groupby(levels)["value"].mean()
+        values = _comparable(newest_weights(rows), parent).groupby(levels)["value"].mean()
         self._wide: dict[tuple[str, str], pd.DataFrame] = {}
         for key, group in values.groupby(level=["domain", "metric"]):
             domain, metric = cast(tuple[str, str], key)
@@ -221,6 +220,12 @@ def commonest_sampling(rows: pd.DataFrame) -> tuple[str, int] | None:
         return None
     most: Any = rows.groupby(["sampler", "steps"], sort=False).size().idxmax()
     return str(most[0]), int(most[1])
+
+
+def _comparable(rows: pd.DataFrame, parent: str) -> pd.DataFrame:
+    """The rows but for LPIPS of another backbone than the parent's."""
+    of_parent = rows.loc[rows["checkpoint"] == parent, "lpips_backbone"].dropna()
+    return rows[(rows["metric"] != "lpips") | rows["lpips_backbone"].isin(of_parent)]
 
 
 def of_plans(cells: dict[str, Cell], rows: pd.DataFrame) -> dict[str, Cell]:

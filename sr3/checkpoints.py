@@ -195,6 +195,24 @@ def find_checkpoint(name: str) -> Path:
     )
 
 
+def name_in_tables(name: str) -> str:
+    """What tables of measurements call a checkpoint, however its folder or file was spelt.
+
+    A registered one by its name, also where its folder was given, since rows of the same weights
+    replace each other; what a run left by the run's name, as all runs call it alike.
+    """
+    entries, path = registry(), Path(name)
+    if name in entries or name.startswith(PREFIX) or not path.exists():
+        return name
+    path = path.resolve()
+    for title, entry in entries.items():
+        if entry.path.resolve() == path:
+            return title
+    if path.name == "checkpoint":
+        return path.parent.name
+    return f"{path.parent.name}/{path.name}" if path.name.startswith("step-") else path.name
+
+
 def hub_files(pin: Pin, token: str | None = None) -> dict[str, str]:
     """The files of a checkpoint on the Hub with their hashes; code and pickles are left there.
 

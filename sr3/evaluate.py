@@ -30,6 +30,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
+from sr3.checkpoints import name_in_tables
 from sr3.config import SamplerConfig
 from sr3.domains import Domain, Entry, Split, list_hash, load_pixels
 from sr3.errors import ConfigError
@@ -129,7 +130,9 @@ def _variants(
 ) -> list[_Variant]:
     """The baselines, then the checkpoint itself."""
     label = sampler_label(settings, model.config.sampling)
-    ours = _Variant(model.name, checkpoint_hash, label, settings.steps, seeds, settings)
+    ours = _Variant(
+        name_in_tables(model.name), checkpoint_hash, label, settings.steps, seeds, settings
+    )
     known = {
         "bicubic": _Variant("bicubic", "bicubic", "none", 0, (0,), None),
         "regression": dataclasses.replace(

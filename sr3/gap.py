@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from sr3 import srga
 from sr3.bootstrap import bounds_of
+from sr3.checkpoints import name_in_tables
 from sr3.config import ModelConfig
 from sr3.denoiser import signal_and_noise
 from sr3.domains import Domain, Split, list_hash, load_pixels
@@ -135,9 +136,9 @@ def _read(
     high = load_pixels(entries, model.high_size)
     condition = enlarge(degrade(high, model.low_size), model.high_size)
     columns = {
-        "checkpoint": model.name, "checkpoint_hash": checkpoint_hash, "domain": domain.name,
-        "steps": 1, "code_commit": code_commit(), "file_list_hash": list_hash(entries),
-        "lpips_backbone": None,
+        "checkpoint": name_in_tables(model.name), "checkpoint_hash": checkpoint_hash,
+        "domain": domain.name, "steps": 1, "code_commit": code_commit(),
+        "file_list_hash": list_hash(entries), "lpips_backbone": None,
     }  # fmt: skip
     return _Set(image_names(domain, entries), to_tensor(high), to_tensor(condition), columns)
 

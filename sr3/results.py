@@ -116,6 +116,12 @@ def _newest(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(list(KEY), kind="stable").reset_index(drop=True)
 
 
+def newest_weights(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each checkpoint's newest hash, in order: the same name may have named others."""
+    newest = rows.sort_values("created").groupby("checkpoint")["checkpoint_hash"].last()
+    return rows[rows["checkpoint_hash"] == rows["checkpoint"].map(newest)]
+
+
 def _read_parts(path: Path) -> dict[Path, pa.Table]:
     """The parts of a table by file; listed again where one went meanwhile, since whoever compacts
     removes a part only when its rows are in another."""

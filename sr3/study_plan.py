@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sr3.cells import Cell
-from sr3.checkpoints import ROOT, find_checkpoint, registry
+from sr3.checkpoints import ROOT, find_checkpoint, name_in_tables
 from sr3.config import ModelConfig, SamplerConfig, TrainConfig, from_dict, to_dict
 from sr3.domains import registered
 from sr3.errors import ConfigError
@@ -138,7 +138,7 @@ class StudyPlan:
     @cached_property
     def parent(self) -> str:
         """The parent's name in the table."""
-        return self.checkpoint if self.checkpoint in registry() else Path(self.checkpoint).name
+        return name_in_tables(self.checkpoint)
 
     @cached_property
     def parent_hash(self) -> str:

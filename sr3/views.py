@@ -27,6 +27,7 @@ from sr3.errors import SR3Error
 from sr3.folder import read_settings
 from sr3.gap import Chain, along_chain, chain_table, read_metric
 from sr3.looks import KINDS, Kind
+from sr3.results import newest_weights
 
 BASELINES = ("bicubic", "regression")
 METRIC_ORDER = ("psnr", "ssim", "lpips")  # of small multiples
@@ -285,7 +286,8 @@ class Story:
         wanted = [name for name, found in parsed.items() if found and found[0] in measures]
         rows = self.table[self.table["metric"].isin(wanted)]
         foreign = {n for n in rows["checkpoint"].unique() if self._foreign(str(n))}
-        return rows[~rows["checkpoint"].isin(foreign)].sort_values("created", kind="stable")
+        ours = newest_weights(rows[~rows["checkpoint"].isin(foreign)])
+        return ours.sort_values("created", kind="stable")
 
     def _foreign(self, name: str) -> bool:
         """Whether a checkpoint is another parent, or was made of one."""

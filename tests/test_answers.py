@@ -201,3 +201,12 @@ def test_every_rate_from_scratch_is_a_baseline_of_its_own(tmp_path):
         "training from scratch (rate 0.001)": 0.9,
         "training from scratch (rate 0.003)": 0.7,
     }
+
+
+def test_lpips_of_another_backbone_is_not_compared(tmp_path):
+    cell = made.plain(16, 10)
+    for name, digest, backbone in ((str(cell), made._hash(cell), "another"),
+                                   (made.PARENT, "p" * 64, "made up")):  # fmt: skip
+        rows = [made.row(name, digest, made.TARGET, k, "lpips", 0.2, "ddim", 10) for k in range(3)]
+        results.append([row | {"lpips_backbone": backbone} for row in rows], tmp_path)
+    assert Measured(results.read(tmp_path), made.PARENT).gains("lpips", made.TARGET).empty

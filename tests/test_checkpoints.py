@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from sr3 import checkpoints
 from sr3 import folder as folder_format
-from sr3.checkpoints import find_checkpoint, load_checkpoint, registry
+from sr3.checkpoints import find_checkpoint, load_checkpoint, name_in_tables, registry
 from sr3.cli import app
 from sr3.combine import Parent, Recipe
 from sr3.errors import CheckpointError
@@ -427,3 +427,21 @@ def test_a_broken_entry_says_so_and_the_others_serve(tmp_path, monkeypatch, fold
         list(pull("bad"))
     listed = CliRunner().invoke(app, ["checkpoints", "list"])
     assert listed.exit_code == 0 and "[bad]" in listed.stdout and "[here]" in listed.stdout
+
+
+HUB = "hub:org/name@" + "a" * 40
+
+
+def test_tables_call_a_checkpoint_by_one_name(tmp_path, monkeypatch):
+    """However it was spelt; and runs, all of whose folders are called alike, by their own names."""
+    for folder in ("here/lite", "runs/mine/checkpoint", "runs/mine/step-000010", "others"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(checkpoints, "ROOT", tmp_path / "here")
+    (tmp_path / "here" / "registry.toml").write_text('[small]\ntitle = "S"\nsource = "lite"\n')
+    monkeypatch.chdir(tmp_path / "runs")
+    for spelt, known in {
+        "small": "small", "../here/lite": "small", str(tmp_path / "here" / "lite"): "small",
+        "mine/checkpoint": "mine", "../runs/mine/checkpoint/": "mine", "../others": "others",
+        "mine/step-000010": "mine/step-000010", HUB: HUB,
+    }.items():  # fmt: skip
+        assert name_in_tables(spelt) == known
