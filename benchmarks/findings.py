@@ -16,6 +16,7 @@ from benchmarks.speed import put_between
 from benchmarks.tables import fine_tunes
 from sr3 import answers
 from sr3.answers import MAIN
+from sr3.cells import Cell
 from sr3.metrics import METRICS
 from sr3.observations import drifts, fadings, flattenings, shifts
 from sr3.results import read
@@ -27,7 +28,8 @@ BEGIN, END = "<!-- findings: python -m benchmarks.findings -->\n", "<!-- /findin
 METRIC = "lpips"  # of sentences that would be too many with every metric
 DETAILS = (
     "<details><summary>Every fine-tune: gain on {target}, change on the source (more is better; "
-    "95% intervals)</summary>\n\n{table}\n\n</details>\n"
+    "95% intervals)</summary>\n\n{table}\n\nRows with a checkpoint's name are what is in "
+    "`checkpoints/`: fine-tunes of seed 0 stored in 8 bits, and mixtures.\n\n</details>\n"
 )
 
 
@@ -61,10 +63,14 @@ def block(story: Story) -> str:
 def _measured(story: Story, target: str) -> str:
     sizes = {domain: len(story.values(METRIC, domain)) for domain in story.domains}
     told = ", ".join(f"{count} of {domain}" for domain, count in sizes.items())
-    seeds = {cell.seed for cell in story.study.cells.values()}
+    cells = story.study.cells.values()
+    runs = {found.digest for name in story.study.cells if (found := Cell.parse(name))}
+    seeds = {cell.seed for cell in cells}
     return (
-        f"{len(story.study.cells)} fine-tunes of `{story.parent}` on {target} (settings, and up to "
-        f"{len(seeds)} seeds), each measured on the same test images ({told}) in the same noise.\n"
+        f"{len(cells)} snapshots of {len(runs)} runs on {target} (up to {len(seeds)} seeds), "
+        f"{sum(cell.scratch for cell in cells)} of them trained from scratch, the others "
+        f"fine-tuned from `{story.parent}`, each measured on the same test images ({told}) in the "
+        "same noise.\n"
     )
 
 

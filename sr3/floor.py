@@ -1,8 +1,9 @@
 """What a device could do at best, measured: the floor under every time that is reported.
 
 A forward needs so many operations and so many bytes; the device multiplies matrices at a measured
-rate and moves memory at a measured rate; no program is faster than the slower of the two quotients.
-Only weights, inputs and outputs count as bytes, since caches may keep all that is in between.
+rate and moves memory at a measured rate; no program that does these operations is faster than the
+slower of the two quotients, while one that needs fewer (`sr3.convolutions`) may be. Only weights,
+inputs and outputs count as bytes, since caches may keep all that is in between.
 """
 
 from __future__ import annotations

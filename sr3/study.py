@@ -40,7 +40,7 @@ from sr3.config import SamplerConfig
 from sr3.devices import exact, pick_device
 from sr3.domains import Domain, list_hash, load_domain, load_pixels
 from sr3.errors import DomainError, SR3Error, TrainingError
-from sr3.evaluate import BASELINES, evaluate, sampler_label
+from sr3.evaluate import BASELINES, evaluate, image_names, sampler_label
 from sr3.finetune import FinetuneRun
 from sr3.folder import hash_of, save_checkpoint
 from sr3.metrics import SMALLEST, Scorer
@@ -236,54 +236,65 @@ class _Known:
         first = plan.evaluation.seed
         self.seeds = range(first, first + plan.evaluation.samples)
         columns = ["checkpoint", "domain", "sampler", "steps", "checkpoint_hash", "seed"]
-        columns.append("file_list_hash")
         rows = table[table["metric"].isin(metrics)]
-        complete = rows.groupby([*columns, "image"])["metric"].nunique() == len(metrics)
-        counts: dict[Any, Any] = complete.groupby(level=columns).sum().to_dict()
-        self.counts: dict[Any, int] = counts
-        self.found: dict[tuple[str, str], set[tuple[str, str]]] = {}  # weights and lists of images
-        names = ("checkpoint", "domain", "checkpoint_hash", "file_list_hash")
-        for name, domain, *what in set(zip(*(rows[key] for key in names), strict=True)):
-            self.found.setdefault((name, domain), set()).add((what[0], what[1]))
+        counts = rows.groupby([*columns, "image"])["metric"].nunique()
+        complete = counts[counts == len(metrics)].reset_index()
+        self.images: dict[Any, set[str]] = {
+            key: set(images) for key, images in complete.groupby(columns)["image"]
+        }
+        self.hashes: dict[str, set[str]] = {}
+        for name, digest in set(zip(rows["checkpoint"], rows["checkpoint_hash"], strict=True)):
+            self.hashes.setdefault(name, set()).add(digest)
 
-    def _whole(
-        self, name: str, digest: str, tested: Tested, sampling: tuple[str, int], seed: int,
-        images: str,
-    ) -> bool:  # fmt: skip
-        key = (name, domain_name(tested.name), *sampling, digest, seed, images)
-        return self.counts.get(key, 0) >= tested.images
+    def _measured(
+        self, name: str, digest: str, tested: Tested, sampling: tuple[str, int], seed: int
+    ) -> set[str]:
+        """The images with all metrics."""
+        key = (name, domain_name(tested.name), *sampling, digest, seed)
+        return self.images.get(key, set())
 
     def cell(self, cell: Cell, tested: Tested) -> bool:
         """Whether a tuned checkpoint was measured on a domain."""
         return any(
-            all(self._whole(str(cell), digest, tested, self.sampling, k, images)
-                for k in self.seeds)
-            for digest, images in self.found.get((str(cell), domain_name(tested.name)), ())
-        )  # fmt: skip
+            all(
+                len(self._measured(str(cell), digest, tested, self.sampling, seed)) >= tested.images
+                for seed in self.seeds
+            )
+            for digest in self.hashes.get(str(cell), ())
+        )
 
     def parent(self, tested: Tested) -> bool:
         """Whether the parent and the baselines were, on the images of the cells."""
-        return any(self._beside(tested, images) for images in self._images(tested))
-
-    def _beside(self, tested: Tested, images: str) -> bool:
         plan, digest, first = self.plan, self.plan.parent_hash, self.seeds[0]
-        wanted = [
-            *((plan.parent, digest, tested, self.sampling, seed) for seed in self.seeds),
-            ("bicubic", "bicubic", tested, ("none", 0), 0),
-            ("regression", digest, tested, ("regression", 1), first),
-        ]
-        return all(self._whole(*each, images) for each in wanted)
+        wanted = self._wanted(tested)
+        return all(
+            len(found) >= tested.images and found >= wanted
+            for found in (
+                *(
+                    self._measured(plan.parent, digest, tested, self.sampling, k)
+                    for k in self.seeds
+                ),
+                self._measured("bicubic", "bicubic", tested, ("none", 0), 0),
+                self._measured("regression", digest, tested, ("regression", 1), first),
+            )
+        )
 
-    def _images(self, tested: Tested) -> set[str]:
-        """The lists of test images that count: the cells', else the one that is here, else any."""
-        domain = domain_name(tested.name)
-        cells = (str(cell) for run in self.plan.runs for cell in self.plan.cells(run))
-        if lists := {images for c in cells for _, images in self.found.get((c, domain), ())}:
-            return lists
+    def _wanted(self, tested: Tested) -> set[str]:
+        """The test images that cells were measured on; before any was, those that are here."""
+        ours = [
+            self._measured(str(cell), digest, tested, self.sampling, seed)
+            for run in self.plan.runs
+            for cell in self.plan.cells(run)
+            for digest in self.hashes.get(str(cell), ())
+            for seed in self.seeds
+        ]
+        if found := set().union(*ours):
+            return found
         try:
-            return {list_hash(_domain(tested.name).subset("test", _test_images(tested)))}
+            domain = _domain(tested.name)
+            return set(image_names(domain, domain.subset("test", _test_images(tested))))
         except SR3Error:  # its images are not here
-            return {images for _, images in self.found.get((self.plan.parent, domain), ())}
+            return set()
 
 
 # ------------------------------------------------------------------------------------------ a task

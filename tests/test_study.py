@@ -528,15 +528,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_part(tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize("cells", [True, False])
 def test_a_parent_measured_on_other_images_is_measured_again(whole, tmp_path, cells):
-    """As many rows of another split, or of a folder that changed, are not the study's."""
+    """As many rows of another split are not the study's; more images than the study's are."""
     plan, work = read_plan("smoke"), tmp_path / "work"
     frame = whole[0].assign(code_commit="c" * 40)
     tuned = frame["checkpoint"].str.startswith("parent on ")
     frame = frame if cells else frame[~tuned]
-    for name, files in (("same", frame["file_list_hash"]), ("other", "another list")):
-        results.append(frame.assign(file_list_hash=frame["file_list_hash"].where(tuned, files)),
-                       tmp_path / name)  # fmt: skip
-    first = Study(plan, tmp_path / "same", work).tasks()
+    others = frame.assign(image=frame["image"].where(tuned, "another-" + frame["image"]))
+    results.append(others, tmp_path / "other")
+    results.append(pd.concat([frame, others[~tuned]]), tmp_path / "more")
+    first = Study(plan, tmp_path / "more", work).tasks()
     assert not first if cells else first[0].run is not None
     again = Study(plan, tmp_path / "other", work).tasks()
     assert again[0].run is None and len(again[0].pending) == len(plan.evaluation.domains)
