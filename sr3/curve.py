@@ -84,7 +84,7 @@ def measure(
             settings = model.settings(**line.changes, steps=steps)
             label = sampler_label(settings, model.config.sampling)
             if (label, steps) not in done and not _known(
-                results.read(folder), checkpoint_hash, label, steps, seed, names
+                results.read(folder), domain.name, checkpoint_hash, label, steps, seed, names
             ):
                 rows: list[dict[str, Any]] = []
                 for progress in evaluate(
@@ -98,10 +98,12 @@ def measure(
 
 
 def _known(
-    table: pd.DataFrame, checkpoint_hash: str, label: str, steps: int, seed: int, names: set[str]
-) -> bool:
-    mine = table[(table["checkpoint_hash"] == checkpoint_hash) & (table["sampler"] == label)]
-    mine = mine[(mine["steps"] == steps) & (mine["seed"] == seed) & (mine["metric"] == "psnr")]
+    table: pd.DataFrame, domain: str, checkpoint_hash: str, label: str, steps: int, seed: int,
+    names: set[str],
+) -> bool:  # fmt: skip
+    mine = table[(table["checkpoint_hash"] == checkpoint_hash) & (table["domain"] == domain)]
+    mine = mine[(mine["sampler"] == label) & (mine["steps"] == steps) & (mine["seed"] == seed)]
+    mine = mine[mine["metric"] == "psnr"]
     return names <= set(mine["image"])
 
 

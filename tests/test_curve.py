@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,14 @@ def test_settings_are_measured_once_and_told_apart(model, domain, tmp_path, monk
     assert measured(model, domain, table) == expected
     with pytest.raises(TypeError):
         measured(model, domain, table, [Line("recommended", {}, (3,))])
+
+
+def test_another_domain_with_the_same_file_names_is_measured_too(model, domain, tmp_path):
+    table = tmp_path / "curves"
+    for each in (domain, replace(domain, name="others")):
+        assert len(measured(model, each, table)) == 3
+    counts = results.read(table).groupby("domain").size()
+    assert set(counts.index) == {"faces", "others"} and counts.nunique() == 1
 
 
 def test_the_curve_is_the_table_s_means(model, domain, tmp_path):
