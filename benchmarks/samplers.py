@@ -52,6 +52,7 @@ def main() -> None:
     ):  # fmt: skip
         print(f"{title}, {steps} evaluations", flush=True)
     table = results.read(arguments.out)
+    table = table[table["domain"] == domain.name]
     if arguments.goal:
         usual = model.config.sampling
         labels = [sampler_label(model.settings(**line.changes), usual) for line in what]

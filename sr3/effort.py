@@ -47,7 +47,7 @@ def effort(
         chart,
         figures=tuple(figures.effort(chart.data, m, look) for m in METRICS if not parts[m].empty),
         sentences=tuple(_best(parts[m], m) for m in reversed(METRICS) if not parts[m].empty),
-        more=_against_the_chain(table, config, checkpoint_hash),
+        more=_against_the_chain(table[table["domain"] == domain], config, checkpoint_hash),
         caption=(
             f"{domain}, n = {n} images, one seed; intervals: 95% bootstrap over images. "
             f"Each line differs in what its name says from the recommended sampling: {usual}."
@@ -90,7 +90,8 @@ def _value(row: Mapping[Hashable, Any]) -> str:
 def _against_the_chain(
     table: pd.DataFrame, config: ModelConfig, checkpoint_hash: str
 ) -> tuple[str, ...]:
-    """A sentence for each few evaluations that were measured on the images of the whole chain."""
+    """A sentence for each few evaluations that were measured on the images of the whole chain;
+    `table` is of one domain."""
     usual, *_, paper = lines(config.sampling, config.schedule.steps)
     labels = [
         sampler_label(replace(config.sampling, **line.changes), config.sampling)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -152,3 +153,5 @@ def test_the_chart_tells_of_the_whole_chain_on_the_same_images(model, domain, tm
         rows.groupby("file_list_hash")["image"].nunique()) == 3)]  # fmt: skip
     means = psnr.groupby("steps")["value"].mean()
     assert f"PSNR {means[2] - means[2000]:+.4f}" in chart.more[0]
+    both = pd.concat([rows, rows.assign(domain="others")])
+    assert effort(both, CONFIG, "f" * 64, domain.name, LIGHT).more == chart.more
