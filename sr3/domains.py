@@ -123,6 +123,14 @@ def _pixels(entry: Entry, size: int) -> Pixels:
     return resize(image, size)
 
 
+def domain_name(name: str) -> str:
+    """What the table calls the domain that `load_domain` gives for a name, without reading it."""
+    joined = "+" in name and not Path(name).exists()
+    if joined or name in registered() or name.startswith(PREFIX):
+        return name
+    return Path(name).stem
+
+
 def load_domain(name: str) -> Domain:
     """A domain by its registered name, by path, or several joined by `+` (splits are joined; an
     image that several hold counts once, for the test first, so that it is still in one split).
@@ -141,7 +149,7 @@ def load_domain(name: str) -> Domain:
         seen |= unique.keys()
     title = " + ".join(part.title for part in parts)
     may_show = all(part.may_show for part in parts)
-    return Domain(name, title, **splits, may_show=may_show)
+    return Domain(domain_name(name), title, **splits, may_show=may_show)
 
 
 def registered() -> dict[str, dict[str, object]]:
@@ -157,14 +165,14 @@ def _load_one(name: str) -> Domain:
         address, _, column = name.partition("#")
         for progress in fetch_images(pin := parse_pin(address, "dataset")):
             _log.info("%s", progress.describe())
-        return domain_from_path(pin.folder, name=name, column=column or IMAGE_COLUMN)
+        return domain_from_path(pin.folder, name=domain_name(name), column=column or IMAGE_COLUMN)
     if known is None:
-        return domain_from_path(Path(name))
+        return domain_from_path(Path(name), name=domain_name(name))
     path = place(name, known)
     validation, test = known.get("validation"), known.get("test")
     domain = domain_from_path(
         path,
-        name=name,
+        name=domain_name(name),
         title=str(known.get("title", name)),
         validation=validation if isinstance(validation, int) else None,
         test=test if isinstance(test, int) else None,

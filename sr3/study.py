@@ -38,7 +38,7 @@ from sr3.checkpoints import load_checkpoint
 from sr3.cluster import Cluster, joined
 from sr3.config import SamplerConfig
 from sr3.devices import exact, pick_device
-from sr3.domains import Domain, list_hash, load_domain, load_pixels
+from sr3.domains import Domain, domain_name, list_hash, load_domain, load_pixels
 from sr3.errors import DomainError, SR3Error, TrainingError
 from sr3.evaluate import BASELINES, evaluate, image_names, sampler_label
 from sr3.finetune import FinetuneRun
@@ -46,7 +46,7 @@ from sr3.folder import hash_of, save_checkpoint
 from sr3.metrics import SMALLEST, Scorer
 from sr3.pipeline import SuperResolver
 from sr3.run_folder import STATE
-from sr3.study_plan import Run, StudyPlan, Tested, domain_name
+from sr3.study_plan import Run, StudyPlan, Tested
 from sr3.training_run import new_network
 from sr3.tuning import FinetunePlan
 

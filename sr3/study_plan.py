@@ -23,7 +23,7 @@ from typing import Any, Literal
 from sr3.cells import Cell
 from sr3.checkpoints import ROOT, find_checkpoint, name_in_tables
 from sr3.config import ModelConfig, SamplerConfig, TrainConfig, from_dict, to_dict
-from sr3.domains import registered
+from sr3.domains import domain_name
 from sr3.errors import ConfigError
 from sr3.folder import hash_of, read_config
 from sr3.tuning import parse_images, parse_range, tuning_config
@@ -216,13 +216,6 @@ class StudyPlan:
     def kept(self, cell: Cell) -> bool:
         """Whether the checkpoint of a cell stays after it was measured."""
         return cell.title.split(" on ", 1)[1] in self.keep
-
-
-def domain_name(name: str) -> str:
-    """What the table calls a domain that `load_domain` would read, without reading it."""
-    if name in registered() or ("+" in name and not Path(name).exists()):
-        return name
-    return Path(name).stem
 
 
 def read_plan(name: str) -> StudyPlan:

@@ -15,7 +15,15 @@ import pytest
 from PIL import ExifTags, Image
 
 from sr3 import domains
-from sr3.domains import Domain, Entry, domain_from_path, list_hash, load_domain, load_pixels
+from sr3.domains import (
+    Domain,
+    Entry,
+    domain_from_path,
+    domain_name,
+    list_hash,
+    load_domain,
+    load_pixels,
+)
 from sr3.errors import DomainError
 
 SPLITS = ("train", "validation", "test")
@@ -342,6 +350,20 @@ def test_other_images_than_the_registered_ones_are_refused(registered):
 def test_absent_images_say_where_they_should_be(registered):
     with pytest.raises(DomainError, match=r"not-downloaded.*SR3_DATA"):
         load_domain("absent")
+
+
+def test_the_table_s_name_is_known_without_reading(folder, tmp_path, registered, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "some.faces.zip", "w") as opened:
+        opened.writestr("0.png", png(0))
+    pin = f"hub:lab/faces@{'a' * 40}"
+    write(tmp_path / "a+b", numbered(12))
+    monkeypatch.setattr(domains, "fetch_images", lambda pin: ())
+    monkeypatch.setattr("sr3.pins.Pin.folder", folder)
+    names = {"source": "source", str(folder): "faces", str(tmp_path / "some.faces.zip"):
+             "some.faces", str(tmp_path / "a+b"): "a+b", pin: pin, f"{pin}#face": f"{pin}#face",
+             f"source+{folder}": f"source+{folder}"}  # fmt: skip
+    assert {name: domain_name(name) for name in names} == names
+    assert {name: load_domain(name).name for name in names} == names
 
 
 # ---------------------------------------------------------------------------------------- joining

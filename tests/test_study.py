@@ -14,6 +14,8 @@ import tomllib
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -25,6 +27,7 @@ from sr3.cli import app
 from sr3.domains import Domain, Entry, load_domain
 from sr3.folder import hash_of, save_checkpoint
 from sr3.metrics import Scorer
+from sr3.pins import Pin
 from sr3.presets import MODELS
 from sr3.study import Study
 from sr3.study_plan import PLANS, read_plan
@@ -488,6 +491,28 @@ def test_another_list_of_images_is_refused(whole, tmp_path):
     results.append(kept, tmp_path / "whole" / "metrics")
     result = study(tmp_path / "whole", "--resume")
     assert result.exit_code == 2 and "not the list of images" in result.stderr
+
+
+def test_a_domain_of_the_hub_is_done_once(place, tmp_path, monkeypatch):
+    """Its rows are known again by the name that the plan gives it."""
+    pin = Pin("lab/drawings", "a" * 40, "dataset", tmp_path)
+    pin.folder.mkdir(parents=True)
+    images = [file.read_bytes() for file in sorted((place / "drawings").iterdir())]
+    pq.write_table(pa.table({"image": images}), pin.folder / "train.parquet")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("sr3.domains.fetch_images", lambda pin: ())
+    plan = tmp_path / "hub.toml"
+    plan.write_text(f"""
+        checkpoint = "parent"
+        source = "faces"
+        device = "cpu"
+        training = {{ batch = 2 }}
+        evaluation = {{ domains = {{ faces = 1, "{pin}" = 1 }}, steps = 1 }}
+        grid = [{{ target = "{pin}", images = 2, snapshots = 1 }}]
+    """)
+    first, again = (study(tmp_path / "out", *more, plan=plan) for more in ((), ("--resume",)))
+    assert "4 of 4 cells" in first.stderr and f"PSNR on {pin}" in first.stdout, first.output
+    assert "nothing to do" in again.stderr, again.output
 
 
 # -------------------------------------------------------------------------------------- bad input
