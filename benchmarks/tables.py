@@ -17,7 +17,7 @@ import pandas as pd
 from sr3.answers import commonest_sampling
 from sr3.metrics import METRICS
 from sr3.results import difference, read, summary
-from sr3.views import Story, source_of
+from sr3.views import Story, bicubic_of, source_of
 
 ORDER = ("bicubic", "regression")  # then the checkpoints
 SHOWN = {"psnr": 2, "ssim": 3, "lpips": 3, "consistency_psnr": 1}
@@ -46,12 +46,12 @@ def main() -> None:
 
 def shown(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The rows that these tables are of: their metrics of a checkpoint in its usual steps, and of
-    the baselines with its weights."""
+    the baselines with its weights or sizes."""
     table = table[table.metric.isin(SHOWN)]
     ours = table[table.checkpoint == name]
     sampler, steps = commonest_sampling(ours) or ("", 0)
     usual = ours[(ours.sampler == sampler) & (ours.steps == steps)]
-    same = table.checkpoint_hash.isin({"bicubic", *ours.checkpoint_hash})
+    same = table.checkpoint_hash.isin({bicubic_of(table, name), *ours.checkpoint_hash})
     return pd.concat([table[table.checkpoint.isin(ORDER) & same], usual])
 
 

@@ -195,11 +195,14 @@ def evaluate(
     if scorer.lpips_reason:
         say(scorer.lpips_reason)
     single, rows = out.suffix == ".parquet", []
+    enlarged: set[tuple[int, int]] = set()  # sizes whose bicubic rows are measured
     for number, (name, digest) in enumerate(zip(checkpoint, hashes, strict=True)):
         model = load(name, device)
         if not number:
             say(f"Running on {model.device.reason}.")
-        wanted = BASELINES[number > 0 :] if baselines else ()  # bicubic is the same for all
+        sizes = model.low_size, model.high_size
+        wanted = BASELINES[sizes in enlarged :] if baselines else ()  # bicubic asks no network
+        enlarged.add(sizes)
         for each in domains:
             progress = measure(
                 model, each, digest, split=split_named(split), images=images, samples=samples,
@@ -242,8 +245,10 @@ def print_summary(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     for _, row in table.iterrows():
         interval = "" if pd.isna(row["low"]) else f"  [{row['low']:.4f}, {row['high']:.4f}]"
+        # Bicubic's hash tells its sizes.
+        name = row["checkpoint_hash" if row["checkpoint"] == "bicubic" else "checkpoint"]
         typer.echo(
-            f"{row['checkpoint']:16} {row['domain']:16} {row['sampler']:12} {row['steps']:4} "
+            f"{name:16} {row['domain']:16} {row['sampler']:12} {row['steps']:4} "
             f"{row['metric']:18} {row['mean']:9.4f}{interval}  n={row['n']} seeds={row['seeds']}"
         )
 

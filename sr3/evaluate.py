@@ -6,7 +6,8 @@ batch and the number of samples; while one batch is scored, the network draws th
 
 Baselines are rows like any other checkpoint's:
 
-    bicubic     the condition itself; no network, seed 0, sampler "none", 0 steps
+    bicubic     the condition itself; no network, seed 0, sampler "none", 0 steps; its hash tells
+                the sizes (`bicubic_hash`)
     regression  the checkpoint's own one-step estimate: pure noise x_T (of `seed`, sample 0 alone)
                 at the noisiest level of the schedule, sqrt(alpha_bar[T]); the network's x0 there,
                 refined (clamp, consistency) as the checkpoint's sampling refines it, is the
@@ -130,17 +131,24 @@ def _variants(
 ) -> list[_Variant]:
     """The baselines, then the checkpoint itself."""
     label = sampler_label(settings, model.config.sampling)
+    enlargement = bicubic_hash(model.low_size, model.high_size)
     ours = _Variant(
         name_in_tables(model.name), checkpoint_hash, label, settings.steps, seeds, settings
     )
     known = {
-        "bicubic": _Variant("bicubic", "bicubic", "none", 0, (0,), None),
+        "bicubic": _Variant("bicubic", enlargement, "none", 0, (0,), None),
         "regression": dataclasses.replace(
             ours, checkpoint="regression", sampler="regression", steps=1, seeds=seeds[:1],
             settings=one_step(model),
         ),
     }  # fmt: skip
     return [*(known[name] for name in baselines), ours]
+
+
+def bicubic_hash(low: int, high: int) -> str:
+    """The table's `checkpoint_hash` of bicubic enlargement from `low` to `high` pixels a side:
+    "bicubic" from 16 to 128, as tables have it from when there were no other sizes."""
+    return "bicubic" if (low, high) == (16, 128) else f"bicubic {low}-{high}"
 
 
 def image_names(domain: Domain, entries: Sequence[Entry]) -> tuple[str, ...]:

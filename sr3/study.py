@@ -40,7 +40,7 @@ from sr3.config import SamplerConfig
 from sr3.devices import exact, pick_device
 from sr3.domains import Domain, domain_name, list_hash, load_domain, load_pixels
 from sr3.errors import DomainError, SR3Error, TrainingError
-from sr3.evaluate import BASELINES, evaluate, image_names, sampler_label
+from sr3.evaluate import BASELINES, bicubic_hash, evaluate, image_names, sampler_label
 from sr3.finetune import FinetuneRun
 from sr3.folder import hash_of, save_checkpoint
 from sr3.metrics import SMALLEST, Scorer
@@ -267,17 +267,15 @@ class _Known:
         """Whether the parent and the baselines were, on the images of the cells."""
         plan, digest, first = self.plan, self.plan.parent_hash, self.seeds[0]
         wanted = self._wanted(tested)
-        return all(
-            len(found) >= tested.images and found >= wanted
-            for found in (
-                *(
-                    self._measured(plan.parent, digest, tested, self.sampling, k)
-                    for k in self.seeds
-                ),
-                self._measured("bicubic", "bicubic", tested, ("none", 0), 0),
-                self._measured("regression", digest, tested, ("regression", 1), first),
-            )
-        )
+        network = plan.model.network
+        enlargement = bicubic_hash(network.low_res, network.high_res)
+        needed = [
+            *((plan.parent, digest, tested, self.sampling, seed) for seed in self.seeds),
+            ("bicubic", enlargement, tested, ("none", 0), 0),
+            ("regression", digest, tested, ("regression", 1), first),
+        ]
+        found = [self._measured(*each) for each in needed]
+        return all(len(images) >= tested.images and images >= wanted for images in found)
 
     def _wanted(self, tested: Tested) -> set[str]:
         """The test images that cells were measured on; before any was, those that are here."""

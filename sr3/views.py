@@ -24,6 +24,7 @@ from sr3.cells import Cell, images_label
 from sr3.checkpoints import registry
 from sr3.combine import Recipe
 from sr3.errors import SR3Error
+from sr3.evaluate import bicubic_hash
 from sr3.folder import read_settings
 from sr3.gap import Chain, along_chain, chain_table, read_metric
 from sr3.looks import KINDS, Kind
@@ -140,14 +141,14 @@ class Story:
     @cached_property
     def _shown(self) -> pd.DataFrame:
         """Rows of the told metrics that compare: one way of sampling, the images of a domain that
-        most checkpoints were measured on, the parent's own regression."""
+        most checkpoints were measured on, the parent's own regression, bicubic of its sizes."""
         table = self.table[_told(self.table)]
         sampler, steps = self.sampling
         ours = (table["sampler"] == sampler) & (table["steps"] == steps)
         known = [self.parent, *self.study.cells, *self.study.others]
         hashes = set(table.loc[table["checkpoint"] == self.parent, "checkpoint_hash"])
         regression = (table["checkpoint"] == "regression") & table["checkpoint_hash"].isin(hashes)
-        bicubic = table["checkpoint"] == "bicubic"
+        bicubic = table["checkpoint_hash"] == bicubic_of(self.table, self.parent)
         table = table[(ours & table["checkpoint"].isin(known)) | regression | bicubic]
         counts = table.groupby(["domain", "image"])["checkpoint"].nunique()
         most = counts.groupby(level="domain").transform("max")
@@ -383,6 +384,19 @@ def source_of(table: pd.DataFrame, parent: str) -> str | None:
     entry = registry().get(parent)
     domain = entry.domain if entry else None
     return domain if domain in set(table["domain"].unique()) else None
+
+
+def bicubic_of(table: pd.DataFrame, parent: str) -> str | None:
+    """The hash of bicubic enlargement between a parent's sizes. Where it is not here to tell them,
+    the only one that the table has; None of several, as nothing says which is the parent's."""
+    entry = registry().get(parent)
+    try:
+        if entry:
+            return bicubic_hash(*entry.sizes)
+    except SR3Error:
+        pass
+    known = table.loc[table["checkpoint"] == "bicubic", "checkpoint_hash"].unique()
+    return str(known[0]) if len(known) == 1 else None
 
 
 def made_as(name: str) -> Kind:

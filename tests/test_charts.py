@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import math
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sr3.checkpoints
+from benchmarks.tables import shown
 from sr3 import charts, figures, poster, report, results
 from sr3.answers import answer_all, range_effects, verdict
 from sr3.cli import app
@@ -24,6 +26,8 @@ from sr3.folder import save_checkpoint
 from sr3.looks import SYMBOLS, contrast, enlarged, look, mixed
 from sr3.metrics import Interval
 from sr3.observations import drifts, fadings, flattenings, shifts, transfers
+from sr3.presets import MODELS
+from sr3.unet import UNet
 from sr3.views import Story, made_as, parents, source_of
 from tests import study_table as made
 from tests.app_server import make_checkpoints
@@ -290,6 +294,31 @@ def test_parent_and_source_come_from_table_and_registry(tables, tmp_path, monkey
     assert parents(table) == [made.PARENT] and source_of(table, made.PARENT) == made.SOURCE
     assert source_of(table, "stranger") is None
     assert parents(results.read(tables["parent"])) == [made.PARENT]
+
+
+def test_bicubic_is_that_of_the_parents_sizes(tables, tmp_path, monkeypatch):
+    table = results.read(tables["whole"])
+    ours = table[table["checkpoint"] == "bicubic"]
+    other = ours.assign(checkpoint_hash="bicubic 32-128", value=ours["value"] + 1)
+    both, means = pd.concat([table, other], ignore_index=True), {}
+    for low in (16, 32, None):  # of a parent that is not here nobody knows which is its own
+        monkeypatch.setattr(sr3.checkpoints, "ROOT", folder := tmp_path / str(low))
+        if low:
+            network = dataclasses.replace(MODELS["tiny"].network, low_res=low)
+            config = dataclasses.replace(MODELS["tiny"], network=network)
+            save_checkpoint(folder / "tiny", config, UNet(network).state_dict(), "")
+            (folder / "registry.toml").write_text('[tiny]\ntitle = "T"\nsource = "tiny"\n')
+        values = Story(both, made.PARENT, made.SOURCE).values("psnr", made.TARGET)
+        assert made.PARENT in values
+        means[low] = values["bicubic"].mean() if "bicubic" in values else None
+        rows = shown(both, made.PARENT)
+        hashes = set(rows.loc[rows["checkpoint"] == "bicubic", "checkpoint_hash"])
+        assert hashes == {16: {"bicubic"}, 32: {"bicubic 32-128"}, None: set()}[low]
+    here = (ours["metric"] == "psnr") & (ours["domain"] == made.TARGET)
+    mean = ours.loc[here, "value"].mean()
+    assert means == {16: pytest.approx(mean), 32: pytest.approx(mean + 1), None: None}
+    alone = Story(table, made.PARENT, made.SOURCE).values("psnr", made.TARGET)
+    assert alone["bicubic"].mean() == pytest.approx(mean), "where there is but one, it is that"
 
 
 # ----------------------------------------------------------------------------------------- figures

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import skimage.data
 import torch
@@ -384,6 +385,29 @@ def test_evaluate_writes_the_table_and_prints_a_summary(tiny, faces, tmp_path):
         assert again.exit_code == 0
     values = results.read(folder)["value"]
     assert np.array_equal(values, table["value"]), "measuring again gives the same numbers"
+
+
+def test_bicubic_is_measured_once_for_each_pair_of_sizes(tiny, faces, tmp_path):
+    config = dataclasses.replace(
+        MODELS["tiny"], network=dataclasses.replace(MODELS["tiny"].network, low_res=32)
+    )
+    wide, file = tmp_path / "wide", tmp_path / "table.parquet"
+    save_checkpoint(wide, config, UNet(config.network).state_dict(), "# A card\n")
+    result = call("evaluate", "--checkpoint", tiny, "--checkpoint", wide, "--checkpoint", tiny,
+                  "--domain", faces, "--images", 2, "--steps", 1, "--out", file)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = pd.read_parquet(file)  # twice measured would be twice here
+    rows = rows[(rows["checkpoint"] == "bicubic") & (rows["metric"] == "psnr")]
+    assert rows.groupby("checkpoint_hash").size().to_dict() == {"bicubic": 2, "bicubic 32-128": 2}
+    kept = results.read(file).set_index(["checkpoint_hash", "image", "metric"])["value"]
+    for name in rows["image"].unique():
+        large = Image.open(faces / name)
+        for side, digest in ((16, "bicubic"), (32, "bicubic 32-128")):
+            small = large.resize((side, side), Image.Resampling.BICUBIC)
+            again = np.asarray(small.resize(large.size, Image.Resampling.BICUBIC), float)
+            error = np.mean((again - np.asarray(large, float)) ** 2)
+            assert kept[digest, name, "psnr"] == pytest.approx(10 * np.log10(255**2 / error))
+    assert "\nbicubic 32-128 " in result.stdout
 
 
 @pytest.mark.parametrize("command", ["evaluate", "gap"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -31,6 +32,7 @@ from sr3.pins import Pin
 from sr3.presets import MODELS
 from sr3.study import Study
 from sr3.study_plan import PLANS, read_plan
+from sr3.unet import UNet
 from tests.places import drawn_network, furnish
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -513,6 +515,21 @@ def test_a_domain_of_the_hub_is_done_once(place, tmp_path, monkeypatch):
     first, again = (study(tmp_path / "out", *more, plan=plan) for more in ((), ("--resume",)))
     assert "4 of 4 cells" in first.stderr and f"PSNR on {pin}" in first.stdout, first.output
     assert "nothing to do" in again.stderr, again.output
+
+
+def test_bicubic_of_other_sizes_is_known_again(tmp_path):
+    network = dataclasses.replace(MODELS["tiny"].network, low_res=32)
+    config = dataclasses.replace(MODELS["tiny"], network=network)
+    save_checkpoint(tmp_path / "wide", config, UNet(network).state_dict(), "# A card\n")
+    plan = tmp_path / "wide.toml"
+    plan.write_text(SMOKE.replace('"parent"', f'"{tmp_path / "wide"}"', 1))
+    made = Study(read_plan(str(plan)), tmp_path / "metrics", tmp_path / "work")
+    first, *others = made.tasks()
+    assert first.run is None and len(list(made.run([first], 1, print))) == 1
+    assert list(made.tasks()) == others
+    rows = results.read(made.table)
+    hashes = set(rows.loc[rows["checkpoint"] == "bicubic", "checkpoint_hash"])
+    assert hashes == {"bicubic 32-128"}
 
 
 # -------------------------------------------------------------------------------------- bad input
