@@ -174,7 +174,10 @@ def evaluate(
     device: DeviceName = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure checkpoints on domains: PSNR, SSIM, LPIPS, consistency, a row each image and seed."""
+    """Measure checkpoints on domains: PSNR, SSIM, LPIPS, consistency, a row each image and seed.
+
+    Each checkpoint's rows on a domain are written as soon as they are complete.
+    """
     from sr3 import results
     from sr3.checkpoints import find_checkpoint
     from sr3.domains import load_domain
@@ -190,31 +193,42 @@ def evaluate(
     }  # fmt: skip
     results.check_place(out)
     domains = [load_domain(name) for name in domain]
-    hashes = [hash_of(find_checkpoint(name)) for name in checkpoint]
+    hashes = {name: hash_of(find_checkpoint(name)) for name in checkpoint}
     scorer = Scorer.load()
     if scorer.lpips_reason:
         say(scorer.lpips_reason)
-    single, rows = out.suffix == ".parquet", []
-    enlarged: set[tuple[int, int]] = set()  # sizes whose bicubic rows are measured
-    for number, (name, digest) in enumerate(zip(checkpoint, hashes, strict=True)):
+    how = changes | {
+        "split": split_named(split), "images": images, "samples": samples, "seed": seed,
+        "batch": batch, "scorer": scorer,
+    }  # fmt: skip
+    for name in checkpoint:  # a fault in the last one is told now, not hours later
         model = load(name, device)
-        if not number:
-            say(f"Running on {model.device.reason}.")
+        for each in domains:
+            measure(model, each, hashes[name], **how)
+    say(f"Running on {model.device.reason}.")
+    rows: list[dict[str, Any]] = []
+    enlarged: set[tuple[int, int]] = set()  # sizes whose bicubic rows are measured
+    for name in checkpoint:
+        model = load(name, device)
         sizes = model.low_size, model.high_size
         wanted = BASELINES[sizes in enlarged :] if baselines else ()  # bicubic asks no network
         enlarged.add(sizes)
         for each in domains:
-            progress = measure(
-                model, each, digest, split=split_named(split), images=images, samples=samples,
-                seed=seed, batch=batch, baselines=wanted, scorer=scorer, **changes,
-            )  # fmt: skip
-            found = follow(progress, f"{name} on {each.name}")
-            if not single:
-                results.append(found, out)
-            rows += found
-    if single:
-        results.write(rows, out)
+            progress = measure(model, each, hashes[name], baselines=wanted, **how)
+            keep(follow(progress, f"{name} on {each.name}"), rows, out)
     print_summary(rows, as_json)
+
+
+def keep(found: list[dict[str, Any]], rows: list[dict[str, Any]], out: Path) -> None:
+    """Add what was measured to all `rows` of a command and to the table at `out`, as a new part of
+    its folder or by writing its file anew: whatever comes next, these rows are not lost."""
+    from sr3 import results
+
+    rows += found
+    if out.suffix == ".parquet":
+        results.write(rows, out)
+    else:
+        results.append(found, out)
 
 
 def follow(evaluation: Iterator[Progress], what: str) -> list[dict[str, Any]]:
@@ -277,7 +291,11 @@ def gap(
     device: DeviceName = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure the denoising error along the chain on each domain, and the generalization index."""
+    """Measure the denoising error along the chain on each domain, and the generalization index.
+
+    A checkpoint's rows are written when it is measured; of one that is cut short, those of the
+    time steps that are complete.
+    """
     from sr3 import results
     from sr3.checkpoints import find_checkpoint
     from sr3.domains import load_domain
@@ -290,11 +308,18 @@ def gap(
     results.check_place(out)
     domains = [load_domain(name) for name in domain]
     settings = GapSettings(parse_steps(times), split_named(split), images, draws, seed, batch, srga)
+    hashes = {name: hash_of(find_checkpoint(name)) for name in checkpoint}
+    for name in checkpoint:  # a fault in the last one is told now, not hours later
+        measure_gap(load(name, device), hashes[name], domains, settings)
     rows: list[dict[str, Any]] = []
     for name in checkpoint:
-        digest = hash_of(find_checkpoint(name))
-        for found in measure_gap(load(name, device), digest, domains, settings):
-            rows += found.rows
-            say(f"{name} on {found.domain}: {found.what}")
-    results.write(rows, out) if out.suffix == ".parquet" else results.append(rows, out)
+        parts: dict[str, list[dict[str, Any]]] = {each.name: [] for each in domains}
+        try:
+            for found in measure_gap(load(name, device), hashes[name], domains, settings):
+                parts[found.domain] += found.rows
+                say(f"{name} on {found.domain}: {found.what}")
+        finally:  # what is complete stays, also where the rest cannot be measured
+            for part in parts.values():
+                if part:
+                    keep(part, rows, out)
     print_summary(rows, as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from sr3 import devices, results
+from sr3 import devices, gap, results
 from sr3.cli import app, duration
+from sr3.config import ScheduleConfig
 from sr3.errors import SR3Error
 from sr3.folder import save_checkpoint
+from sr3.pipeline import SuperResolver
 from sr3.presets import MODELS
 from sr3.unet import UNet
 from sr3.upscale import output_stems
@@ -421,6 +424,86 @@ def test_where_a_table_goes_is_checked_before_measuring(faces, tmp_path, command
     # The checkpoint is not even looked for.
     result = call(command, "--checkpoint", "nowhere", "--domain", faces, "--out", place)
     assert place.name in refusal(result) and "nowhere" not in result.output
+
+
+def broken_checkpoint(path, tiny):
+    """Its weights are cut short."""
+    shutil.copytree(tiny, path)
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    return ("--checkpoint", path)
+
+
+def short_checkpoint(path, tiny):
+    """Its chain ends before the time step that is asked for."""
+    sampling = dataclasses.replace(MODELS["tiny"].sampling, start=500)
+    config = dataclasses.replace(
+        MODELS["tiny"], schedule=ScheduleConfig(steps=1000), sampling=sampling
+    )
+    save_checkpoint(path, config, UNet(config.network).state_dict(), "# A card\n")
+    return ("--checkpoint", path)
+
+
+def small_domain(path, tiny):
+    """One image of five is for the test."""
+    path.mkdir()
+    for number in range(5):
+        picture(number).save(path / f"{number}.png")
+    return ("--domain", path)
+
+
+def unreadable_domain(path, tiny):
+    path.mkdir()
+    for number in range(12):
+        (path / f"{number}.png").write_text(f"no image {number}")
+    return ("--domain", path)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "gap"])
+@pytest.mark.parametrize(
+    "second", [broken_checkpoint, short_checkpoint, small_domain, unreadable_domain]
+)
+def test_all_is_checked_before_the_first_is_measured(tiny, faces, tmp_path, command, second):
+    step = {"evaluate": ("--start", 1500, "--steps", 1), "gap": ("--times", 1500, "--no-srga")}
+    result = call(command, "--checkpoint", tiny, "--domain", faces, "--images", 2, "--device",
+                  "cpu", *step[command], *second(tmp_path / "second", tiny),
+                  "--out", tmp_path / "table")  # fmt: skip
+    refusal(result)
+    assert f"{tiny} on {faces.name}" not in result.stderr and not (tmp_path / "table").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SR3Error])
+@pytest.mark.parametrize("out", ["table", "table.parquet"])
+def test_what_was_measured_stays_where_the_rest_cannot_be(
+    tiny, faces, tmp_path, monkeypatch, out, error
+):
+    """Of evaluate whole domains, of the gap whole time steps too."""
+    drawings, made, place = tmp_path / "drawings", [], tmp_path / out
+    shutil.copytree(faces, drawings)
+
+    def fails_at(count, function):
+        def called(*arguments, **more):
+            made.append(function)
+            if made.count(function) == count:
+                raise error("the disk is gone")
+            return function(*arguments, **more)
+
+        return called
+
+    monkeypatch.setattr(SuperResolver, "draw", fails_at(2, SuperResolver.draw))
+    monkeypatch.setattr(gap, "denoising_errors", fails_at(4, gap.denoising_errors))
+    words = ("--checkpoint", tiny, "--domain", faces, "--domain", drawings, "--images", 2,
+             "--device", "cpu", "--out", place)  # fmt: skip
+    assert call("evaluate", *words, "--steps", 1, "--no-baselines").exit_code
+    rows = results.read(place)
+    assert set(rows["domain"]) == {faces.name} and rows["image"].nunique() == 2
+    assert call("gap", *words, "--times", "500,1500", "--no-srga").exit_code
+    found = results.read(place)
+    found = found[found["sampler"].str.startswith("one-step")]
+    assert {"x0_mae@t=500", "x0_mae@t=1500"} < set(found["metric"])
+    of = found[["domain", "metric"]].drop_duplicates()
+    assert (of["domain"] == faces.name).sum() == 4 and (of["domain"] == "drawings").sum() == 2
+    assert out != "table" or len(list(place.iterdir())) == 3, "a part a checkpoint and domain"
 
 
 def test_checkpoints_and_domains_list_as_json():
