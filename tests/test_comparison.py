@@ -266,6 +266,39 @@ def test_every_part_of_the_inside_has_a_sheet_a_record_and_a_link(two, part, slo
         assert np.array_equal(other.picture(place), found.picture(place))
 
 
+@pytest.mark.parametrize(
+    ("part", "slot", "settings", "told_of"),
+    [("Step counts", "sr3_counts", {"sr3_step_counts": [1, 2, 5]},
+      "1, 2 and 5 steps from pure noise (t = 2000), not kept to the input, seed 0."),
+     ("Consistency", "sr3_kept", {},
+      "7 steps from pure noise (t = 2000), with and without consistency, seed 0.")],
+)  # fmt: skip
+def test_a_caption_tells_of_every_chain_on_the_sheet(two, part, slot, settings, told_of):
+    here = {"sr3_steps_tiny": 7, "sr3_consistency_tiny": False, "sr3_start_tiny": 2000}
+    app = opened(INSIDE, sr3_inside=part, **here, **settings)
+    run_to_end(app, slot)
+    (line,) = two[-1].lines
+    assert line.startswith("Tiny test network, ") and line.endswith(told_of)
+    assert app.session_state[keep.PAST][-1].line == line
+    query = dict(urllib.parse.parse_qsl(two[-1].link))
+    assert (query["steps"], query["keep"]) == ("7", "0"), "the visitor's own settings"
+
+
+def test_what_is_taken_home_is_what_was_run_not_what_is_set_since(two):
+    choice = {"sr3_step_counts": [1, 2], "sr3_steps_tiny": 2}
+    app = opened(INSIDE, sr3_inside="Step counts", **choice)
+    run_to_end(app, "sr3_counts")
+    first = two[-1]
+    checked(app.multiselect(key="sr3_step_counts").set_value([]).run())
+    checked(app.number_input(key="sr3_seed").set_value(7).run())
+    checked(app.selectbox(key="sr3_checkpoint").set_value("tuned").run())
+    kept = two[-1]
+    assert kept.name == first.name and len(two) > 1, "it is still shown"
+    assert (kept.stem, kept.lines) == ("sr3-steps-seed0", first.lines)
+    again = linked(kept.link).session_state["sr3_counts"]
+    assert {(task.key, task.seed) for task in again.tasks} == {("tiny", 0)}
+
+
 def linked(link: str) -> AppTest:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     for name, value in urllib.parse.parse_qsl(urllib.parse.urlsplit(link).query):

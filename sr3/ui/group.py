@@ -36,6 +36,7 @@ class Task:
     seed: int
     sample: int = 0
     keep: int = MAX_FRAMES  # frames of it that stay
+    checkpoint: str = ""  # the network's title, where `title` is another
 
 
 @dataclass

@@ -105,7 +105,7 @@ def _caption(frame: Frame) -> tuple[str, Pixels, str]:
 
 
 def _keep(found: Group, face: Face, recipe: Recipe, picture: Pixels) -> None:
-    link = variants.link(found, recipe, 0)
+    link = variants.link(found, recipe.sampling, 0)
     frames = [frame for _, (frame,) in found.frames() if frame is not None]
     few = [frames[k] for k in np.linspace(0, len(frames) - 1, min(len(frames), 5)).astype(int)]
     (scores,) = scoreboard.measure([picture], face)

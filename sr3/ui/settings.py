@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import streamlit as st
@@ -131,11 +132,20 @@ def same_chain(one: ModelConfig, other: ModelConfig) -> bool:
 
 def describe_sampling(sampling: SamplerConfig, seed: int, last: int) -> str:
     """Sampler, steps, start, consistency and seed in one line; `last` is the noisiest time step."""
-    begin = "pure noise" if sampling.start == last else "the noised enlargement"
-    kept = "kept to the input" if sampling.consistency else "not kept to the input"
+    return describe_chains([sampling], seed, last)
+
+
+def describe_chains(chains: Sequence[SamplerConfig], seed: int, last: int) -> str:
+    """The same of several chains, which differ in steps and consistency alone."""
+    first = chains[0]
+    begin = "pure noise" if first.start == last else "the noised enlargement"
+    *fewer, most = sorted({each.steps for each in chains})
+    taken = f"{', '.join(map(str, fewer))} and {step_count(most)}" if fewer else step_count(most)
+    kept = "kept to the input" if first.consistency else "not kept to the input"
+    if len({each.consistency for each in chains}) > 1:
+        kept = "with and without consistency"
     return (
-        f"{SAMPLERS[sampling.sampler]}, {step_count(sampling.steps)} "
-        f"from {begin} (t = {sampling.start}), {kept}, seed {seed}"
+        f"{SAMPLERS[first.sampler]}, {taken} from {begin} (t = {first.start}), {kept}, seed {seed}"
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from sr3.config import SamplerConfig
 from sr3.differences import FULL, Spread, error_map, spread
 from sr3.engine import MAX_FRAMES, Frame
 from sr3.images import Pixels, degrade
@@ -25,7 +26,7 @@ from sr3.ui.frame import small_print
 from sr3.ui.group import Group, Task
 from sr3.ui.inputs import Face
 from sr3.ui.live import step_line
-from sr3.ui.settings import MOST_SAMPLES, STEP_COUNTS, Recipe, carry, describe, step_count
+from sr3.ui.settings import MOST_SAMPLES, STEP_COUNTS, Recipe, carry, describe_chains, step_count
 from sr3.ui.stage import Picture, png, webp
 
 FINE = 4.0  # grey levels at which the map of a 16 x 16 error is light: it is small
@@ -39,7 +40,7 @@ def task(
     of its frames."""
     sampling = replace(recipe.sampling, **changes)  # type: ignore[arg-type]
     resolver = recipe.resolver
-    return Task(resolver.name, title, resolver, sampling, recipe.seed, sample, keep)
+    return Task(resolver.name, title, resolver, sampling, recipe.seed, sample, keep, recipe.title)
 
 
 def original(face: Face) -> list[Picture]:
@@ -49,12 +50,21 @@ def original(face: Face) -> list[Picture]:
     return [Picture("Original", "no network saw it", png(face.original), "The original face")]
 
 
-def link(found: Group, recipe: Recipe, part: int, **more: str) -> str | None:
-    """A link to a part of the page; None for a run that was stopped, or a visitor's own face."""
+def _told(found: Group) -> str:
+    """What was run, which the recipe may no longer be, in one line for captions."""
+    first, chains = found.tasks[0], [each.sampling for each in found.tasks]
+    last = first.resolver.schedule.steps
+    return f"{first.checkpoint}, {describe_chains(chains, first.seed, last)}{found.early}."
+
+
+def link(found: Group, sampling: SamplerConfig, part: int, **more: str) -> str | None:
+    """A link to a part of the page that was run with these settings; None for a run that was
+    stopped, or a visitor's own face."""
     if found.early:
         return None
+    first = found.tasks[0]
     return links.make(
-        links.INSIDE, found.face.identity, [recipe.resolver.name], recipe.sampling, recipe.seed,
+        links.INSIDE, found.face.identity, [first.key], sampling, first.seed,
         part=links.PARTS[part], **more,
     )  # fmt: skip
 
@@ -78,13 +88,13 @@ def samples(face: Face | None, recipe: Recipe) -> None:
     made = spread(np.stack(list(drawn.values())))
     small_print(
         f"Uncertainty: the standard deviation over {len(drawn)} samples, light from "
-        f"{FULL / 2:.0f} grey levels; {made.level:.1f} on average. {describe(recipe)}{found.early}."
+        f"{FULL / 2:.0f} grey levels; {made.level:.1f} on average. {_told(found)}"
     )
     each = dict(zip(drawn, scoreboard.measure(list(drawn.values()), face), strict=True))
     (mean,) = scoreboard.measure([made.mean], face)
     sheet = [Shown("Mean", made.mean), Shown("Uncertainty", made.map, "light: they disagree")]
-    restores = link(found, recipe, 1, samples=str(len(found.tasks)))
-    _keep(found, recipe, "samples", drawn, sheet, each | {"Mean": mean}, restores)
+    restores = link(found, found.tasks[0].sampling, 1, samples=str(len(found.tasks)))
+    _keep(found, "samples", drawn, sheet, each | {"Mean": mean}, restores)
     _trade_off(list(each.values()), mean, face)
 
 
@@ -156,7 +166,9 @@ def consistency(face: Face | None, recipe: Recipe) -> None:
         drawn = pictures_of(found)
         wrong = [error_map(_again(picture, face), face.low_res, FINE) for picture in drawn.values()]
         maps = [Shown(f"{t}: error at 16 × 16", w) for t, w in zip(drawn, wrong, strict=True)]
-        _finish(found, recipe, "consistency", drawn, maps, link(found, recipe, 2))
+        kept = recipe.sampling.consistency  # of both chains one has it
+        restores = link(found, replace(found.tasks[0].sampling, consistency=kept), 2)
+        _finish(found, "consistency", drawn, maps, restores)
 
 
 def _again(picture: Pixels, face: Face) -> Pixels:
@@ -215,8 +227,9 @@ def counts(face: Face | None, recipe: Recipe) -> None:
     )  # fmt: skip
     if found is not None and face is not None:
         asked = ",".join(str(each.sampling.steps) for each in found.tasks)
-        restores = link(found, recipe, 3, counts=asked)
-        _finish(found, recipe, "steps", pictures_of(found), [], restores)
+        steps = recipe.sampling.steps  # no chain's, but where the visitor's slider stands
+        restores = link(found, replace(found.tasks[0].sampling, steps=steps), 3, counts=asked)
+        _finish(found, "steps", pictures_of(found), [], restores)
 
 
 def _counts(tasks: Sequence[Task], face: Face, found: Group | None, live: bool) -> Board:
@@ -254,18 +267,18 @@ def _stopped(found: Group | None, place: int, live: bool) -> str:
 
 
 def _finish(
-    found: Group, recipe: Recipe, name: str, drawn: Mapping[str, Pixels], more: Sequence[Shown],
+    found: Group, name: str, drawn: Mapping[str, Pixels], more: Sequence[Shown],
     restores: str | None,
 ) -> None:  # fmt: skip
     """The downloads and the scores of some pictures of one face."""
     scores = scoreboard.measure(list(drawn.values()), found.face)
     by_title = dict(zip(drawn, scores, strict=True))
-    _keep(found, recipe, name, drawn, more, by_title, restores)
+    _keep(found, name, drawn, more, by_title, restores)
     scoreboard.show(drawn, found.face)
 
 
 def _keep(
-    found: Group, recipe: Recipe, name: str, drawn: Mapping[str, Pixels], more: Sequence[Shown],
+    found: Group, name: str, drawn: Mapping[str, Pixels], more: Sequence[Shown],
     scores: Mapping[str, Scores], restores: str | None,
 ) -> None:  # fmt: skip
     """A sheet of the pictures, the record and the link."""
@@ -277,8 +290,8 @@ def _keep(
         shown.append(Shown("Original", face.original))
     keep.offer(
         keep.Keepsake(
-            found.name, f"sr3-{name}-seed{recipe.seed}", f"SR3 Lab: {name}",
-            (f"{describe(recipe)}{found.early}.",), tuple(shown), list(drawn.values())[-1],
+            found.name, f"sr3-{name}-seed{found.tasks[0].seed}", f"SR3 Lab: {name}",
+            (_told(found),), tuple(shown), list(drawn.values())[-1],
             records.of_group(found, restores, scores), restores, as_sheet=True,
         )
     )  # fmt: skip
