@@ -298,6 +298,15 @@ def test_a_strange_link_does_no_harm(odd):
     assert run.recipe.resolver.name == "tiny"
 
 
+def test_a_link_puts_no_stranger_s_words_on_the_page():
+    lure = "[Session expired: log in](https://evil.example)"
+    app = linked(face=f"![]{lure}", models=f"{lure},www.evil.example,tiny", version=f"{lure}.1")
+    (toast,) = app.toast
+    assert toast.value == "Not here, and left out: the face, 2 checkpoints."
+    (toast,) = linked(face="Noor", models=f"tiny,{lure}").toast
+    assert toast.value == "Not here, and left out: 1 checkpoint."
+
+
 # -------------------------------------------------------------------------------------- inputs
 def test_an_upload_is_cropped_and_reduced():
     app = upload(opened(), encoded(face(300), "JPEG"), "face.jpg")

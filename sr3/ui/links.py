@@ -1,8 +1,8 @@
 """Links that restore a run: the gallery's face, checkpoints, sampler, steps and seed.
 
 Invariants: a visitor's own picture is never in a link; what a link says is checked against what
-the app offers before anything is done with it, and a part that does not fit is left out; a
-checkpoint that has changed since is named.
+the app offers before anything is done with it, and a part that does not fit is left out; none of
+its text is shown, since a toast renders Markdown; a checkpoint that has changed since is named.
 """
 
 from __future__ import annotations
@@ -73,16 +73,17 @@ def restore() -> None:
 
 
 def _apply(given: Mapping[str, str]) -> list[str]:
-    """Set what fits; give what does not."""
+    """Set what fits; give what does not, in our own words."""
     state, lacking = st.session_state, []
     if gallery.find(given["face"]) is not None:
         state["sr3_source"] = "Gallery"
         state["sr3_gallery"] = {"chosen": given["face"]}
     else:
-        lacking.append(f"the face {given['face'][:40]!r}")
+        lacking.append("the face")
     models = [name for name in given.get("models", "").split(",") if name][:4]
     wanted = mixing.restore(models)
-    lacking += [f"the checkpoint {name[:60]!r}" for name in models if name not in wanted]
+    if unknown := len([name for name in models if name not in wanted]):
+        lacking.append(f"{unknown} checkpoint{'s' if unknown > 1 else ''}")
     lead = next((mixing.lead(name) for name in wanted if name != mixing.BICUBIC), None)
     if lead is None:
         return lacking
