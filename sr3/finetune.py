@@ -25,7 +25,7 @@ from sr3.combine import add_delta, difference
 from sr3.devices import exact, pick_device
 from sr3.domains import Entry, list_hash, load_pixels
 from sr3.errors import TrainingError
-from sr3.folder import save_checkpoint
+from sr3.folder import has_files, save_checkpoint
 from sr3.images import Pixels, degrade
 from sr3.lora import add_low_rank, low_rank_factors
 from sr3.metrics import Scorer, mean_scores
@@ -128,7 +128,7 @@ class FinetuneRun:
         if kept or (every and step % every == 0):
             change = self.change()
             card = self._card(self.evaluate(change))
-            if kept:
+            if kept and not has_files(self.plan.folder(step)):  # of this run, cut short since
                 save_checkpoint(self.plan.folder(step), self.recipe, change, card)
 
     def change(self) -> dict[str, Tensor]:

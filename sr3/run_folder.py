@@ -3,8 +3,9 @@
 It holds `run.json` (what is trained on what), `state.pt` (all that resuming needs), `log.jsonl`
 (a line an update) and `curve.jsonl` (a line an evaluation); what else a run writes is its own.
 
-Invariants: a folder never continues another run; what is recorded is never ahead of `state.pt`
-after a resumption; every file but the two logs appears whole; a full disk is one sentence.
+Invariants: a folder never continues another run, and what one made is never written over by one
+that begins afresh unasked; what is recorded is never ahead of `state.pt` after a resumption; every
+file but the two logs appears whole; a full disk is one sentence.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sr3.files import write_text
 from sr3.train import Trainer
 
 STATE, RUN, LOG, CURVE = "state.pt", "run.json", "log.jsonl", "curve.jsonl"
+CHECKPOINT = "checkpoint"  # what a training makes, once it has a state; a fine-tuning has snapshots
 
 
 class RunFolder:
@@ -35,14 +37,25 @@ class RunFolder:
         return self.path / STATE
 
     def check(self, identity: Mapping[str, Any], resume: bool) -> None:
-        """Raises TrainingError for a folder with another run, or with a run and no `resume`."""
-        started = self.state.exists()
-        if not started and not any(self.path.glob("step-*")):  # snapshots of a run cut short
+        """Raises TrainingError for a folder with another run, with a run and no `resume`, or with
+        what a run made whose state is gone.
+
+        With `resume`, snapshots are enough: a run cut short before its first state goes through
+        the same updates again.
+        """
+        started, made = self.state.exists(), self._made()
+        if not started and not made:
             return
         if started and not resume:
             raise TrainingError(
                 f"{self.path} already holds a run: add --resume to continue it, or choose "
                 "another folder."
+            )
+        if not started and (CHECKPOINT in made or not resume):
+            again = "" if CHECKPOINT in made else "add --resume to make the same run again, "
+            raise TrainingError(
+                f"{self.path} holds {', '.join(made)}, but no {STATE} to continue from: {again}"
+                "choose another folder, or move that away to begin afresh."
             )
         theirs = self._known() or identity
         odd = sorted(key for key in identity if theirs.get(key) != identity[key])
@@ -51,6 +64,11 @@ class RunFolder:
                 f"{self.path} holds a run with another {', '.join(odd)}: give the same, or "
                 "choose another folder."
             )
+
+    def _made(self) -> list[str]:
+        """The names of what runs made here."""
+        snapshots = sorted(path.name for path in self.path.glob("step-*[0-9]"))
+        return [CHECKPOINT] * (self.path / CHECKPOINT).exists() + snapshots
 
     def _known(self) -> dict[str, Any]:
         """`run.json`; empty where there is none. Raises TrainingError where it is damaged."""

@@ -5,7 +5,8 @@ trainer's own eyes: the data's terms apply to them) and `checkpoint/` (the movin
 with its card).
 
 Invariants: those of `sr3.run_folder`; validation measures the very float16 weights that are saved
-and takes at most `COST` of the time; abandoning the generator saves the state, an error does not.
+and takes at most `COST` of the time; abandoning the generator saves the state, an error does not;
+a state is on disk before the first checkpoint, so that only a removed one is missing beside it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sr3.images import Pixels, degrade, enlarge
 from sr3.metrics import Scorer, mean_scores
 from sr3.parallel import Team, join
 from sr3.pipeline import SuperResolver
-from sr3.run_folder import CURVE, LOG, RunFolder
+from sr3.run_folder import CHECKPOINT, CURVE, LOG, RunFolder
 from sr3.train import Trainer, TrainStep
 from sr3.unet import UNet
 
@@ -152,8 +153,9 @@ class TrainingRun:
                 raise
             if self.team.writes and time.monotonic() - validated > pause:
                 began = time.monotonic()
+                self.folder.save_state(self.trainer)
                 self.validate()
-                validated = time.monotonic()
+                saved = validated = time.monotonic()
                 pause = max(self.plan.validate_every, (validated - began) / COST)
             if time.monotonic() - saved > self.plan.save_every:
                 self.folder.save_state(self.trainer)
@@ -180,7 +182,7 @@ class TrainingRun:
             self._draw(result.images[:, 0])
         self.folder.record(CURVE, row)
         card = self._card(row, baseline)
-        save_checkpoint(self.out / "checkpoint", self.plan.model, network.state_dict(), card)
+        save_checkpoint(self.out / CHECKPOINT, self.plan.model, network.state_dict(), card)
         return row
 
     def _scores(self, results: Pixels, low_res: Pixels) -> dict[str, float | None]:
