@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar
@@ -215,6 +217,24 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     if lacking := [name for name in _without_default(kind) if name not in values]:
         raise ConfigError(f"{kind.__name__} lacks {', '.join(map(repr, lacking))}: add it.")
     return kind(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
+
+
+def name_changes(theirs: Mapping[str, Any], ours: Mapping[str, Any], within: str = "") -> str:
+    """Where two sets of settings differ, for a message: `network.channels 64 there, 32 here`."""
+    found = []
+    for name in {**theirs, **ours}:
+        there, here = (values.get(name, "missing") for values in (theirs, ours))
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            found.append(name_changes(there, here, f"{within}{name}."))
+        elif there != here:
+            found.append(f"{within}{name} {_brief(there)} there, {_brief(here)} here")
+    return "; ".join(filter(None, found))
+
+
+def _brief(value: Any) -> str:
+    """A setting's value in a message; of a hash its first digits."""
+    text = str(value)
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 @cache  # a type: there are few, and resolving their names takes a hundred times as long

@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from sr3.config import name_changes
 from sr3.errors import TrainingError
 from sr3.files import write_text
-from sr3.train import Trainer
+from sr3.train import Trainer, read_state
 
 STATE, RUN, LOG, CURVE = "state.pt", "run.json", "log.jsonl", "curve.jsonl"
 CHECKPOINT = "checkpoint"  # what a training makes, once it has a state; a fine-tuning has snapshots
@@ -58,11 +57,12 @@ class RunFolder:
                 "choose another folder, or move that away to begin afresh."
             )
         theirs = self._known() or identity
-        odd = sorted(key for key in identity if theirs.get(key) != identity[key])
-        if odd:
+        ours = {key: value for key, value in identity.items() if theirs.get(key) != value}
+        if ours:
+            changes = name_changes({key: theirs[key] for key in ours if key in theirs}, ours)
             raise TrainingError(
-                f"{self.path} holds a run with another {', '.join(odd)}: give the same, or "
-                "choose another folder."
+                f"{self.path} holds another run ({changes}): give the same settings, or choose "
+                "another folder."
             )
 
     def _made(self) -> list[str]:
@@ -89,8 +89,8 @@ class RunFolder:
     def precision(self) -> str | None:
         """What the run here is trained in, as its folder records it; None for no run."""
         try:
-            if self.state.exists():  # mapped: of a state of gigabytes only this is read
-                config = torch.load(self.state, weights_only=True, mmap=True)["config"]
+            if self.state.exists():
+                config = read_state(self.state, mapped=True)["config"]
             else:
                 config = self._known()["training"]
             return str(config["precision"])

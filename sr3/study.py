@@ -47,6 +47,7 @@ from sr3.metrics import SMALLEST, Scorer
 from sr3.pipeline import SuperResolver
 from sr3.run_folder import STATE
 from sr3.study_plan import Run, StudyPlan, Tested
+from sr3.train import read_state
 from sr3.training_run import new_network
 from sr3.tuning import FinetunePlan
 
@@ -319,7 +320,7 @@ def _tune(study: Study, run: Run, snapshots: Sequence[int], report: Report) -> N
     if not missing:
         return
     state = folder / STATE
-    if state.exists() and torch.load(state, weights_only=True)["step"] > missing[0]:
+    if state.exists() and read_state(state, mapped=True)["step"] > missing[0]:
         state.unlink()  # past a snapshot whose rows were deleted: again from the start
     parent = _untrained(study, run) if cell.scratch else plan.checkpoint
     method = "lora" if cell.lora else "full"

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from sr3.batches import BatchSource, Epochs, mixed_seed
-from sr3.config import ModelConfig, TrainConfig, to_dict
+from sr3.config import ModelConfig, TrainConfig, name_changes, to_dict
 from sr3.denoiser import Denoiser
 from sr3.errors import TrainingError
 from sr3.files import whole
@@ -185,14 +185,13 @@ class Trainer:
 
     def resume(self, path: Path) -> None:
         """Continue from a saved state. Raises TrainingError where it is of another run."""
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise TrainingError(f"{path} cannot be read as a training state: {error}") from error
-        if state.get("config") != _identity(self.config):
+        state = read_state(path)
+        ours = _identity(self.config)
+        if (theirs := state.get("config")) != ours:
+            changes = name_changes(theirs if isinstance(theirs, dict) else {}, ours)
             raise TrainingError(
-                f"{path} belongs to a run with other settings; give the same ones (steps and "
-                "minutes may differ), or start afresh in another folder."
+                f"{path} belongs to a run with other settings ({changes}): give the same ones "
+                "(steps and minutes may differ), or start afresh in another folder."
             )
         try:
             self.network.load_state_dict(state["network"])
@@ -202,6 +201,16 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError) as error:
             raise TrainingError(f"{path} belongs to another network: {error}") from error
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+
+def read_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """What `Trainer.save` wrote, on the CPU whatever device it was trained on; `mapped`: of
+    gigabytes only what is asked for is read. Raises TrainingError."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        raise TrainingError(f"{path} cannot be read as a training state: {error}") from error
+    return state
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:

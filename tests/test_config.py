@@ -15,6 +15,7 @@ from sr3.config import (
     TrainConfig,
     UNetConfig,
     from_dict,
+    name_changes,
     to_dict,
 )
 from sr3.errors import ConfigError
@@ -194,3 +195,13 @@ def test_presets_are_found_by_name():
     assert preset("sr3-16-128") == (MODELS["sr3-16-128"], PUBLIC_TRAINING)
     with pytest.raises(ConfigError, match=r"'liet'.*lite"):
         preset("liet")
+
+
+def test_changes_are_named_with_both_values():
+    one = {"batch": 2, "gone": True, "net": {"width": 8, "depth": 1}, "same": [1], "of": "a" * 64}
+    two = {"batch": 4, "net": {"width": 16, "depth": 1}, "same": [1], "of": "b" * 64, "new": None}
+    assert name_changes(one, two) == (
+        "batch 2 there, 4 here; gone True there, missing here; net.width 8 there, 16 here; "
+        "of aaaaaaaaaaaa there, bbbbbbbbbbbb here; new missing there, None here"
+    )
+    assert name_changes(one, one) == ""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from sr3 import training_run
+from sr3 import study, training_run
 from sr3.cli import app
+from sr3.run_folder import RunFolder
+from sr3.study_plan import read_plan
 from tests.places import furnish
 
 
@@ -105,3 +109,67 @@ def test_a_state_is_there_before_a_checkpoint(tmp_path, monkeypatch):
         call("train", out, "--validate-every", 0)
     assert seen == [True]
     assert call("train", out, "--resume").exit_code == 0
+
+
+# ------------------------------------------------------------------------- a GPU's state, on a CPU
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """Within the block it gives, files say that their tensors were on a GPU."""
+
+    @contextmanager
+    def tagged():
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+            yield
+
+    return tagged
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_a_run_of_a_gpu_is_resumed_on_a_cpu(command, tmp_path, on_a_gpu):
+    out = tmp_path / "run"
+    with on_a_gpu():
+        assert call(command, out, "--precision", "bfloat16").exit_code == 0
+    assert RunFolder(out).precision() == "bfloat16"
+    resumed = call(command, out, "--precision", "auto", "--resume", steps=3)
+    assert resumed.exit_code == 0, resumed.output
+
+
+def test_a_study_goes_on_from_a_gpus_state(tmp_path, monkeypatch, on_a_gpu):
+    plan = tmp_path / "one.toml"
+    plan.write_text(
+        'checkpoint = "parent"\nsource = "faces"\n[evaluation.domains]\nfaces = 1\n'
+        '[[grid]]\ntarget = "faces"\nimages = 2\nsnapshots = [1, 2]\n'
+    )
+    made = study.Study(read_plan(str(plan)), tmp_path / "table", tmp_path / "work")
+    (run,) = made.plan.runs
+    made.folder(run).mkdir(parents=True)
+    state, seen = made.folder(run) / "state.pt", []
+
+    class Tuning:
+        def __init__(self, plan, resume):
+            seen.append(state.exists())
+
+        def run(self):
+            return iter(())
+
+    monkeypatch.setattr(study, "FinetuneRun", Tuning)
+    for step in (1, 2):
+        with on_a_gpu():
+            torch.save({"step": step, "network": {"w": torch.zeros(1)}}, state)
+        study._tune(made, run, (1, 2), print)
+    assert seen == [True, False], "past a missing snapshot it begins again"
+
+
+# ---------------------------------------------------------------------------------- other settings
+def test_what_differs_is_named_with_both_values(tmp_path):
+    trained, tuned = tmp_path / "trained", tmp_path / "tuned"
+    assert call("train", trained, "--seed", 3).exit_code == 0
+    told = refusal(call("train", trained, "--batch", 4, "--resume"))
+    assert "(batch 2 there, 4 here; seed 3 there, 0 here)" in told
+    told = refusal(call("train", trained, "--seed", 3, "--init", "parent", "--resume"))
+    assert "(init None there, parent here)" in told
+    assert call("finetune", tuned).exit_code == 0
+    told = refusal(call("finetune", tuned, "--range", "0:500", "--images", 5, "--resume"))
+    assert "images 4 there, 5 here; file_list_hash " in told and len(told) < 300
+    assert "training.range [0, 2000] there, [0, 500] here)" in told
