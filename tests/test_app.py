@@ -244,6 +244,17 @@ def test_of_a_run_under_way_little_is_sent_again_and_again():
     assert passing.playing["c"].image == stage.webp(run.face.original)
 
 
+def test_settings_outlive_a_page_that_has_none():
+    app = opened()
+    app.number_input(key="sr3_seed").set_value(5).run()
+    app.switch_page("pages/1_Compare.py").run()
+    app.multiselect(key="sr3_rivals").set_value(["tiny"]).run()
+    app.switch_page("pages/9_About.py").run()
+    app.switch_page("pages/1_Compare.py").run()
+    assert app.multiselect(key="sr3_rivals").value == ["tiny"]
+    assert app.switch_page("app.py").run().number_input(key="sr3_seed").value == 5
+
+
 def test_past_runs_are_kept_and_bounded(monkeypatch):
     monkeypatch.setattr(keep, "MOST_PAST", 2)
     app = opened()

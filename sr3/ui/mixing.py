@@ -42,10 +42,8 @@ def choose() -> list[Contestant]:
     entries = of_one_size(service.offered())
     pairs = _pairs(entries)
     options = [BICUBIC, *entries, *(MIXED if pairs else ())]
-    state = st.session_state
-    state[RIVALS] = [
-        each for each in state.get(RIVALS, [BICUBIC, *introduced(entries)]) if each in options
-    ]
+    rivals = carry(RIVALS, [BICUBIC, *introduced(entries)])
+    st.session_state[RIVALS] = [each for each in rivals if each in options]
     names = {BICUBIC: "Bicubic", **MIXED} | {name: entry.title for name, entry in entries.items()}
     chosen = st.multiselect(
         "Compare", options, key=RIVALS, max_selections=MOST, format_func=names.__getitem__,
@@ -104,9 +102,8 @@ def _pair(pairs: Sequence[tuple[str, str]], entries: dict[str, RegistryEntry]) -
     if len(pairs) == 1:
         small_print(f"Mixed of {titles[pairs[0]]}.")
         return pairs[0]
-    if st.session_state.get(PAIR) not in pairs:
+    if carry(PAIR, pairs[0]) not in pairs:
         st.session_state[PAIR] = pairs[0]
-    carry(PAIR, pairs[0])
     return st.selectbox("Mixed of", pairs, key=PAIR, format_func=titles.__getitem__)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import streamlit as st
 
@@ -20,6 +21,8 @@ MOST_STEPS = 200
 STEP_COUNTS = (1, 2, 5, 10, 20, 50, 100)  # side by side
 MOST_SAMPLES = 12
 MOST_SEED = 2**31 - 1
+CARRIED = "sr3_carried"  # key of the session
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,8 @@ def choose_recipe(hurry: bool = False) -> Recipe:
         "Settings", icon=":material/tune:", key="sr3_settings", on_change="rerun"
     )
     drawn = settings.open or not hurry
-    if st.session_state.get("sr3_checkpoint") not in entries:
+    if carry("sr3_checkpoint", next(iter(entries))) not in entries:
         st.session_state["sr3_checkpoint"] = next(iter(entries))
-    carry("sr3_checkpoint", None)
     if drawn:
         settings.selectbox(
             "Checkpoint", list(entries), format_func=lambda name: entries[name].title,
@@ -59,13 +61,16 @@ def choose_recipe(hurry: bool = False) -> Recipe:
     return Recipe(resolver, entries[name].title, sampling, seed)
 
 
-def carry(key: str, first: object) -> None:
-    """A widget's value, kept when the visitor goes to another page; `first` until one is chosen.
+def carry(key: str, first: T) -> T:
+    """A widget's value, kept when the visitor goes to other pages; `first` until one is chosen.
 
     Streamlit forgets a widget's value with its page, unless it is set again before the widget is
-    made.
+    made; on a page without the widget it forgets even that, so a copy stays beside it.
     """
-    st.session_state[key] = st.session_state.get(key, first)
+    state = st.session_state
+    carried: dict[str, T] = state.setdefault(CARRIED, {})
+    state[key] = carried[key] = state.get(key, carried.get(key, first))
+    return carried[key]
 
 
 def choose_sampling(resolver: SuperResolver, drawn: bool = True) -> SamplerConfig:
