@@ -186,9 +186,9 @@ def test_a_visitors_files_are_let_go_of(monkeypatch):
     for session in ("here", "elsewhere"):
         files.add_file(session, UploadedFileRec("one", "face.png", "image/png", b"picture"))
     context = SimpleNamespace(uploaded_file_mgr=files, session_id="here")
-    monkeypatch.setattr(inputs, "get_script_run_ctx", lambda: context)
-    inputs.forget_files()
+    monkeypatch.setattr("sr3.ui.brought.get_script_run_ctx", lambda: context)
+    deck.forget_files()
     assert files.get_files("here", ["one"]) == []
     assert [record.data for record in files.get_files("elsewhere", ["one"])] == [b"picture"]
-    monkeypatch.setattr(inputs, "get_script_run_ctx", lambda: None)
-    inputs.forget_files()  # outside a run of a page
+    monkeypatch.setattr("sr3.ui.brought.get_script_run_ctx", lambda: None)
+    deck.forget_files()  # outside a run of a page

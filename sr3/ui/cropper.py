@@ -14,6 +14,7 @@ import streamlit as st
 from PIL import Image
 
 from sr3.faces import Face
+from sr3.ui.settings import carry
 from sr3.ui.stage import webp
 
 SHOWN = 640  # most pixels of the longer side, as shown
@@ -38,7 +39,7 @@ def crop(photograph: Image.Image, faces: Sequence[Face], digest: str, choose: in
         small.thumbnail((SHOWN, SHOWN))
         kept[key] = webp(np.asarray(small)), first_square(photograph, faces, choose)
     image, first = kept[key]
-    moved = st.session_state.get(key, {}).get("square") or first
+    moved = carry(key, {"square": first}).get("square") or first
     _cropper(
         key=key,
         data={"name": key, "image": image, "square": list(moved), "width": photograph.width,

@@ -23,8 +23,9 @@ import streamlit as st
 
 from sr3.report import QUESTION
 from sr3.ui import links, live, measured, result
+from sr3.ui.brought import forget_files
 from sr3.ui.frame import small_print
-from sr3.ui.inputs import choose, forget_files
+from sr3.ui.inputs import choose
 from sr3.ui.reels import reels
 
 HOME_AFTER = float(os.environ.get("SR3_POSTER_HOME", "60"))  # seconds without a touch

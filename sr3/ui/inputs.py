@@ -1,35 +1,37 @@
 """Choose a face: from the gallery, from files, from the clipboard or with the camera.
 
 Invariants: what a visitor gives is decoded here, on the server, whatever the browser let through;
-it lives in that visitor's session alone and is neither stored nor logged.
+it lives in that visitor's session alone and is neither stored nor logged. What is chosen on one
+page is chosen on the others.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import streamlit as st
 from PIL import Image
-from streamlit.delta_generator import DeltaGenerator
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from sr3.errors import ImageError, SR3Error
 from sr3.faces import Crop, crop_found, detect
 from sr3.faces import Face as Found
 from sr3.images import Pixels, decode, degrade, resize
-from sr3.ui import cropper, gallery
+from sr3.ui import brought, cropper, gallery
 from sr3.ui.frame import small_print
-from sr3.ui.paste import CLIPBOARD, SOURCE, WHICH, listen, pasted
-from sr3.ui.settings import Recipe, choose_recipe
+from sr3.ui.paste import SOURCE, listen
+from sr3.ui.settings import CARRIED, Recipe, carry, choose_recipe
 from sr3.ui.stage import webp
 from sr3.ui.tiles import Tile, pick
 
-FILE_TYPES = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "heic", "heif"]
 MAX_BYTES = 20_000_000  # as `maxUploadSize`, which the browser alone enforces
 MAX_FACES = 6  # offered of one photograph
+# Keys of the session for the one photograph, and how the keys of its widgets begin.
+PHOTOGRAPH = ("sr3_photographs", "sr3_found", "sr3_squares")
+WIDGETS = ("sr3_by_hand_", "sr3_face_", "sr3_square_")
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,18 @@ def choose(hurry: bool = False) -> tuple[Face | None, Recipe]:
 
 def choose_face(low: int, high: int) -> Face | None:
     """The visitor's face, reduced to `low` pixels a side; None while there is none."""
-    chosen, upload, camera = st.tabs(["Gallery", "Upload", "Camera"], on_change="rerun", key=SOURCE)
+    sources = ["Gallery", "Upload", "Camera"]
+    carry(SOURCE, sources[0])
+    chosen, upload, camera = st.tabs(sources, on_change="rerun", key=SOURCE)
     with upload:  # on every page and with every tab, so that a paste is heard
         uploader = st.container()
         listen()
     if upload.open:
         with upload:
-            return _uploaded(uploader, low, high)
+            return _from_visitor(lambda: brought.upload(uploader), low, high)
     if camera.open:
         with camera:
-            shot = st.camera_input("A photograph of you", key="sr3_camera")
-            small_print("It stays in this server's memory while you look at it, and is not stored.")
-            return _from_visitor(shot.getvalue(), low, high) if shot else None
+            return _from_visitor(brought.camera, low, high)
     with chosen:
         name = pick("Faces of the gallery", gallery.tiles(), "sr3_gallery")
         face = gallery.faces()[name]
@@ -90,51 +92,24 @@ def choose_face(low: int, high: int) -> Face | None:
         return _reduced(face.pixels, low, high, f"gallery-{name}")
 
 
-def forget_files() -> None:
-    """Let go of all that this session's visitor uploaded or photographed: Streamlit keeps it until
-    the session ends, which at a stand is the evening."""
-    context = get_script_run_ctx()
-    if context is not None:
-        context.uploaded_file_mgr.remove_session_files(context.session_id)
-
-
-def _uploaded(uploader: DeltaGenerator, low: int, high: int) -> Face | None:
-    """A face of the visitor's files, one or several, or of the clipboard."""
-    files = uploader.file_uploader(
-        "Photographs with a face", FILE_TYPES, accept_multiple_files=True, key="sr3_upload",
-        help="They stay in this server's memory while you look at them and are never stored.",
-    )  # fmt: skip
+def _from_visitor(bring: Callable[[], bytes | None], low: int, high: int) -> Face | None:
+    """What a visitor brings as a face; anything wrong with it becomes one box."""
     try:
-        clipboard = pasted()
+        data = bring()
+        if data is None:
+            _forget_photograph()
+        return _read(data, low, high) if data is not None else None
     except SR3Error as error:
         st.error(str(error), icon=":material/error:")
         return None
-    choices = {f"{number}. {_short(file.name)}": file for number, file in enumerate(files, 1)}
-    names = [*choices, *([CLIPBOARD] if clipboard else [])]
-    if not names:
-        return None
-    chosen = names[-1]
-    if len(names) > 1:
-        if st.session_state.get(WHICH) not in names:
-            st.session_state[WHICH] = chosen
-        chosen = st.selectbox("Which picture?", names, key=WHICH)
-    if chosen in choices:
-        return _from_visitor(choices[chosen].getvalue(), low, high)
-    assert clipboard is not None
-    return _from_visitor(clipboard, low, high)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 32 else f"{name[:20]}…{name[-10:]}"
-
-
-def _from_visitor(data: bytes, low: int, high: int) -> Face | None:
-    """A visitor's bytes as a face; anything wrong with them becomes one box."""
-    try:
-        return _read(data, low, high)
-    except SR3Error as error:
-        st.error(str(error), icon=":material/error:")
-        return None
+def _forget_photograph() -> None:
+    """Let go of the one photograph, with all that was chosen of it."""
+    for kept in (st.session_state, st.session_state.get(CARRIED, {})):
+        for key in [str(key) for key in kept]:
+            if key in PHOTOGRAPH or key.startswith(WIDGETS):
+                del kept[key]
 
 
 def _read(data: bytes, low: int, high: int) -> Face:
@@ -143,11 +118,10 @@ def _read(data: bytes, low: int, high: int) -> Face:
             f"This file has {len(data) / 1e6:.0f} MB; the most is {MAX_BYTES / 1e6:.0f} MB."
         )
     digest = hashlib.sha256(data).hexdigest()
-    kept: dict[str, Photograph] = st.session_state.setdefault("sr3_photographs", {})
-    if digest not in kept:
-        kept.clear()  # one photograph a visitor
-        kept[digest] = Photograph(decode(data))
-    photograph = kept[digest]
+    if digest not in st.session_state.get("sr3_photographs", {}):
+        _forget_photograph()  # one photograph a visitor
+        st.session_state["sr3_photographs"] = {digest: Photograph(decode(data))}
+    photograph: Photograph = st.session_state["sr3_photographs"][digest]
     if photograph.image.size == (low, low):
         note = f"The picture has {low} × {low} pixels and was taken as the input itself."
         small_print(note)
@@ -156,7 +130,9 @@ def _read(data: bytes, low: int, high: int) -> Face:
     choose = _which(photograph, crop.found, digest) if crop.found > 1 else 0
     if choose:
         crop = photograph.crop(choose)
-    if st.toggle("Choose the square myself", key=f"sr3_by_hand_{digest[:12]}"):
+    by_hand = f"sr3_by_hand_{digest[:12]}"
+    carry(by_hand, False)
+    if st.toggle("Choose the square myself", key=by_hand):
         square = np.asarray(cropper.crop(photograph.image, photograph.faces or [], digest, choose))
         mark = hashlib.sha256(square.tobytes()).hexdigest()[:12]
         return _reduced(square, low, high, f"{digest}-{choose}-{mark}")
@@ -166,7 +142,7 @@ def _read(data: bytes, low: int, high: int) -> Face:
 
 def _which(photograph: Photograph, found: int, digest: str) -> int:
     """Which of several faces: the largest, until the visitor chooses another."""
-    key = f"sr3_which_{digest[:12]}"
+    key = f"sr3_face_{digest[:12]}"
     made: dict[str, list[Tile]] = st.session_state.setdefault("sr3_found", {})
     if key not in made:
         made.clear()

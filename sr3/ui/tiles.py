@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from sr3.ui.settings import carry
+
 CSS = """
 fieldset { border: 0; margin: 0; padding: 0; min-width: 0; container-type: inline-size; }
 legend { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -110,12 +112,13 @@ class Tile:
 def pick(legend: str, tiles: Sequence[Tile], key: str) -> str:
     """The value of the chosen tile; the first one until a visitor chooses.
 
-    The choice lives in the session under `key`.
+    The choice lives in the session under `key`, from page to page.
     """
     values = [tile.value for tile in tiles]
-    chosen = st.session_state.get(key, {}).get("chosen")
+    chosen = carry(key, {"chosen": values[0]}).get("chosen")
     if chosen not in values:
         chosen = values[0]
+        st.session_state[key] = {"chosen": chosen}
     state = _tiles(
         key=key,
         data={"legend": legend, "tiles": [vars(tile) for tile in tiles], "chosen": chosen},
