@@ -17,8 +17,7 @@ from benchmarks.tables import fine_tunes
 from sr3 import answers
 from sr3.answers import MAIN
 from sr3.cells import Cell
-from sr3.metrics import METRICS
-from sr3.observations import drifts, fadings, flattenings, shifts
+from sr3.observations import drifts, fadings, flattenings, levels, shifts
 from sr3.results import read
 from sr3.views import Story, parents, source_of
 
@@ -74,23 +73,6 @@ def _measured(story: Story, target: str) -> str:
     )
 
 
-def _levels(story: Story) -> list[str]:
-    """The parent's mean on each domain, beside bicubic enlargement on the same images."""
-    names = {story.identify(name).label: name for name in (story.parent, "bicubic")}
-    view = story.quality(names)
-    view = view[view["metric"] == METRIC].set_index(["domain", "checkpoint"])
-    ours, theirs = names
-    told = []
-    for domain in story.domains:
-        row, base = view.loc[(domain, ours)], view.loc[(domain, theirs)]
-        interval = f"95% interval {row['low']:.3f} to {row['high']:.3f}, n = {row['n']}"
-        told.append(
-            f"{METRICS[METRIC].title} on {domain}: {row['mean']:.3f} ({interval}); {theirs}: "
-            f"{base['mean']:.3f}."
-        )
-    return told
-
-
 def findings(story: Story, target: str) -> list[tuple[str, list[str]]]:
     """The four questions, each with its sentences."""
     study, source = story.study, str(story.source)
@@ -105,7 +87,7 @@ def findings(story: Story, target: str) -> list[tuple[str, list[str]]]:
     told = [each for each in trades if each.front or each.name in study.others]
     return [
         ("Does it generalize?", [
-            *_levels(story),
+            *(each.sentence for each in levels(story, METRIC)),
             *(each.sentence for each in drifts(story.index())),
         ]),
         ("How little is enough?", [

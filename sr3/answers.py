@@ -72,7 +72,7 @@ class Least:
         else:
             told += (
                 f"{images_label(self.images)} and {self.updates:,} updates reach "
-                f"{self.share.mean:.0%} of the best gain ({_bounds(self.share, '.0%')}; "
+                f"{self.share.mean:.0%} of the best gain ({bounds(self.share, '.0%')}; "
                 f"{_seeds(self.seeds)}), which is {gained}"
             )
         return f"{told}; in 95% of resamples the choice is {self._between}{self._open_end}"
@@ -453,16 +453,17 @@ def verdict(ours: str, difference: Interval, other: str) -> str:
         low, high = sorted((abs(difference.low), abs(difference.high)))
         size = Interval(abs(difference.mean), low, high, difference.n)
         verb = "beats" if difference.mean > 0 else "loses to"
-        return f"{ours} {verb} {other} by {size.mean:.4f} ({_bounds(size, '.4f')}, n = {size.n})"
+        return f"{ours} {verb} {other} by {size.mean:.4f} ({bounds(size, '.4f')}, n = {size.n})"
     return f"{ours} is not told apart from {other}: the difference is {signed(difference)}"
 
 
 def signed(interval: Interval) -> str:
     """More is better in every metric: a fall of LPIPS is told as a gain."""
-    return f"{interval.mean:+.4f} ({_bounds(interval, '+.4f')}, n = {interval.n})"
+    return f"{interval.mean:+.4f} ({bounds(interval, '+.4f')}, n = {interval.n})"
 
 
-def _bounds(interval: Interval, form: str) -> str:
+def bounds(interval: Interval, form: str) -> str:
+    """An interval in words, its ends as `form` writes numbers."""
     if np.isnan(interval.low):
         return "no interval"
     return f"95% interval {interval.low:{form}} to {interval.high:{form}}"

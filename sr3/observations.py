@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sr3.answers import MAIN, alike, signed, verdict
+from sr3.answers import MAIN, alike, bounds, signed, verdict
 from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell, images_label
 from sr3.gap import Chain
@@ -37,6 +37,41 @@ class Transfer:
     def sentence(self) -> str:
         told = verdict(self.checkpoint, self.difference, self.baseline)
         return f"{METRICS[self.metric].title} on {self.domain}: {told}."
+
+
+@dataclass(frozen=True)
+class Level:
+    """The parent's mean on one domain, beside bicubic enlargement on the same images."""
+
+    metric: str
+    domain: str
+    checkpoint: str
+    value: Interval
+    bicubic: float
+    own: bool  # whether it was trained on this domain
+    home: Interval | None  # its mean on its own domain; None: not measured
+
+    @property
+    def sentence(self) -> str:
+        metric, value = METRICS[self.metric], self.value
+        form = ".2f" if metric.unit else ".3f"
+        where = f"its own domain, {self.domain}" if self.own else self.domain
+        return (
+            f"{metric.title} of {self.checkpoint} on {where}: {value.mean:{form}} "
+            f"({bounds(value, form)}, n = {value.n}){self._beside_home}; bicubic enlargement: "
+            f"{self.bicubic:{form}}."
+        )
+
+    @property
+    def _beside_home(self) -> str:
+        """Other images, so no pairs: told apart where the intervals do not meet."""
+        if self.own or self.home is None:
+            return ""
+        above, below = self.value.low > self.home.high, self.value.high < self.home.low
+        if not (above or below):
+            return ", not told apart from that on its own domain"
+        better = above == (METRICS[self.metric].better == "higher")
+        return f", {'better' if better else 'worse'} than on its own domain"
 
 
 @dataclass(frozen=True)
@@ -172,6 +207,23 @@ def transfers(story: Story, metric: str) -> list[Transfer]:
             label = story.identify(baseline).label
             interval = interval_of(means[0], draws[:, 0], n)
             found.append(Transfer(metric, domain, story.parent, label, interval))
+    return found
+
+
+def levels(story: Story, metric: str) -> list[Level]:
+    """The parent on each domain where it and bicubic enlargement were measured."""
+    found, home, names = [], None, [story.parent, "bicubic"]
+    for domain in story.domains:  # the source comes first
+        wide = story.values(metric, domain)
+        if not set(names) <= set(wide):
+            continue
+        values = wide[names].replace([np.inf, -np.inf], np.nan)
+        if values.dropna().empty:
+            continue
+        means, draws, n = bootstrap(values, [[name] for name in names], 0)
+        value, own = interval_of(means[0], draws[:, 0], n), domain == story.source
+        home = value if own else home
+        found.append(Level(metric, domain, story.parent, value, float(means[1]), own, home))
     return found
 
 

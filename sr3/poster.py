@@ -22,7 +22,7 @@ from sr3.errors import ReportError
 from sr3.files import whole, write_text
 from sr3.looks import Look, look
 from sr3.markup import HERE, figure, items, page, prose
-from sr3.observations import fadings, main_metric, transfers
+from sr3.observations import fadings, levels, main_metric
 from sr3.report import LIMITS, NO_STUDY, QUESTION, TITLE, provenance
 from sr3.views import Story
 
@@ -74,7 +74,7 @@ def answered(story: Story, target: str, colours: Look) -> list[Answered]:
     grid = charts.grid(story, colours, target)
     ranges = charts.ranges(story, colours, target, target)
     trade = charts.trade(story, colours, target)
-    known = transfers(story, metric) if metric else []
+    known = levels(story, metric) if metric else []
     told = {story.source, target} if story.targets else {each.domain for each in known}
     generalizes = [each.sentence for each in known if each.domain in told]
     fading = [each.sentence for each in fadings(story) if each.domain == target]

@@ -25,7 +25,7 @@ from sr3.combine import Parent, Recipe
 from sr3.folder import save_checkpoint
 from sr3.looks import SYMBOLS, contrast, enlarged, look, mixed
 from sr3.metrics import Interval
-from sr3.observations import drifts, fadings, flattenings, shifts, transfers
+from sr3.observations import Level, drifts, fadings, flattenings, levels, shifts, transfers
 from sr3.presets import MODELS
 from sr3.unet import UNet
 from sr3.views import Story, made_as, parents, source_of
@@ -254,6 +254,36 @@ def test_observations(story):
     assert "more still helps" in last.sentence
 
 
+def test_the_parent_on_its_own_domain_and_on_others(story):
+    found = levels(story, "lpips")
+    assert [each.domain for each in found] == [made.SOURCE, "celebahq", "ffhq", made.TARGET]
+    assert [each.own for each in found] == [True, False, False, False]
+    difficulty = 0.1 * np.arange(made.IMAGES).mean()
+    for each in found:
+        assert each.value.mean == pytest.approx(0.4 - 0.1 * difficulty)
+        assert each.bicubic == pytest.approx(0.4 - 0.1 * (difficulty - 1.0))
+    assert levels(Story(story.table, made.PARENT, None), "lpips")[0].home is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "at", "told"),
+    [
+        ("lpips", (0.29, 0.28, 0.30), "0.290 (95% interval 0.280 to 0.300, n = 9), worse than on"),
+        ("lpips", (0.15, 0.14, 0.16), "0.150 (95% interval 0.140 to 0.160, n = 9), better than on"),
+        ("psnr", (0.29, 0.28, 0.30), "0.29 (95% interval 0.28 to 0.30, n = 9), better than on"),
+        ("ssim", (0.15, 0.14, 0.16), "0.150 (95% interval 0.140 to 0.160, n = 9), worse than on"),
+        ("ssim", (0.22, 0.21, 0.23), "n = 9), not told apart from that on its own domain;"),
+        ("ssim", (0.22, math.nan, math.nan), "(no interval, n = 9), not told apart from that on"),
+    ],
+)
+def test_another_domain_is_told_beside_the_own_one(metric, at, told):
+    home = Interval(0.2, 0.19, 0.21, 7)
+    level = Level(metric, "far", "lite", Interval(*at, 9), 0.7, False, home)
+    assert told in level.sentence and level.sentence.startswith(f"{metric.upper()} of lite on far:")
+    alone = Level(metric, "near", "lite", home, 0.7, True, home)
+    assert "on its own domain, near: 0.2" in alone.sentence and "than" not in alone.sentence
+
+
 def test_a_curve_that_goes_on_for_longer_than_others_is_told(tables):
     table = results.read(tables["whole"])
     shorter = table[~table["checkpoint"].str.contains(r"images=1 updates=100 ")]
@@ -451,6 +481,14 @@ def test_the_poster_tells_the_four_answers(tables, story):
     assert least.replace("'", "&#x27;") in page and "Limits." in page
     empty = poster.html(told(tables["empty"]))
     assert "The table holds no study yet" in empty and empty.count('class="missing"') == 4
+
+
+def test_two_sentences_tell_of_the_own_domain_and_of_the_far_one(story):
+    """A stand's slide has room for no more."""
+    question, said, *_ = poster.answered(story, made.TARGET, LIGHT)[0]
+    assert question == "Does it generalize?" and len(said) == 2
+    for domain, sentence in zip((made.SOURCE, made.TARGET), said, strict=True):
+        assert domain in sentence and "; bicubic enlargement: 0." in sentence
 
 
 def test_without_a_browser_the_page_is_written_and_one_sentence_says_why(
