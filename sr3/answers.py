@@ -55,8 +55,7 @@ class Least:
         gained = f"{signed(self.gain)} with {best} ({_seeds(self.best_seeds)})"
         if self.updates is None or self.share is None:
             told += (
-                "no plain fine-tuning of the whole chain surely gains; the best changes it by "
-                f"{gained}"
+                f"no plain fine-tuning of the whole chain surely gains; the best gain is {gained}"
             )
             if (other := self.elsewhere) is not None:
                 told += (
@@ -140,8 +139,8 @@ class Trade:
     def sentence(self) -> str:
         place = ", on the Pareto front" if self.front else ""
         return (
-            f"{_title(self.metric)}, {self.name}: {self.target} changes by {signed(self.gain)} and "
-            f"{self.source} by {signed(self.change)} ({_seeds(self.seeds)}){place}."
+            f"{_title(self.metric)}, {self.name}: {moved(self.target, self.gain)}, "
+            f"{moved(self.source, self.change)} ({_seeds(self.seeds)}){place}."
         )
 
 
@@ -450,11 +449,24 @@ def _seeds(count: int) -> str:
 def verdict(ours: str, difference: Interval, other: str) -> str:
     """Which of two is better, and by how much; `difference` is ours - other, more is better."""
     if difference.low > 0 or difference.high < 0:
-        low, high = sorted((abs(difference.low), abs(difference.high)))
-        size = Interval(abs(difference.mean), low, high, difference.n)
         verb = "beats" if difference.mean > 0 else "loses to"
-        return f"{ours} {verb} {other} by {size.mean:.4f} ({bounds(size, '.4f')}, n = {size.n})"
+        return f"{ours} {verb} {other} by {_unsigned(difference)}"
     return f"{ours} is not told apart from {other}: the difference is {signed(difference)}"
+
+
+def moved(domain: str, gain: Interval) -> str:
+    """What a domain gains or loses. Never "LPIPS changes by": there, less is better."""
+    if gain.low > 0 or gain.high < 0:
+        return f"{domain} {'gains' if gain.mean > 0 else 'loses'} {_unsigned(gain)}"
+    size = f"{gain.mean:+.4f} ({bounds(gain, '+.4f')}, n = {gain.n}; + is better)"
+    return f"{domain} changes by {size}"
+
+
+def _unsigned(interval: Interval) -> str:
+    """Without its sign, of an interval on one side of zero."""
+    low, high = sorted((abs(interval.low), abs(interval.high)))
+    size = Interval(abs(interval.mean), low, high, interval.n)
+    return f"{size.mean:.4f} ({bounds(size, '.4f')}, n = {size.n})"
 
 
 def signed(interval: Interval) -> str:

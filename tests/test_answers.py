@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,19 @@ from typing import Any
 import pytest
 
 from sr3 import results
-from sr3.answers import Contrast, Measured, against_scratch, alike, least_needed, range_effects
+from sr3.answers import (
+    Contrast,
+    Measured,
+    Trade,
+    against_scratch,
+    alike,
+    least_needed,
+    moved,
+    range_effects,
+    trades,
+)
 from sr3.cells import Cell
+from sr3.metrics import Interval
 from tests import study_table as made
 
 Gain = Callable[[Cell, int], float]  # of a cell on an image, in dB
@@ -103,6 +115,7 @@ def test_where_plain_fine_tuning_gains_nothing_what_else_gains_is_told(tmp_path)
     assert least.elsewhere is not None and "steps 1500:2000" in least.elsewhere.name
     assert least.elsewhere.gain.mean == pytest.approx(0.8)
     assert "no plain fine-tuning of the whole chain surely gains" in least.sentence
+    assert "the best gain is +0.0833 (95% interval -0.1000 to" in least.sentence
     assert "steps 1500:2000: +0.8000" in least.sentence and least.longest
     without = {c: g for c, g in gains.items() if c.range == (0, 2000)}
     study = measured(tmp_path / "less", without, {"half-way": 0.3})
@@ -121,6 +134,40 @@ def test_a_cell_that_surely_gains_comes_before_a_mean_that_may_be_luck(tmp_path)
     }
     least = least_needed(measured(tmp_path, gains), "psnr", made.TARGET)
     assert least is not None and least.best == (16, 10) and least.gain.low > 0
+
+
+# ---------------------------------------------------------------------------------------- trades
+@pytest.mark.parametrize(
+    ("gain", "told"),
+    [
+        ((0.0879, 0.0817, 0.0944), "x gains 0.0879 (95% interval 0.0817 to 0.0944, n = 9)"),
+        ((-0.0385, -0.0551, -0.0214), "x loses 0.0385 (95% interval 0.0214 to 0.0551, n = 9)"),
+        (
+            (0.0005, -0.0046, 0.0048),
+            "x changes by +0.0005 (95% interval -0.0046 to +0.0048, n = 9; + is better)",
+        ),
+        (
+            (-0.0019, -0.0090, 0.0042),
+            "x changes by -0.0019 (95% interval -0.0090 to +0.0042, n = 9; + is better)",
+        ),
+        ((0.02, math.nan, math.nan), "x changes by +0.0200 (no interval, n = 9; + is better)"),
+    ],
+)
+def test_a_gain_and_a_loss_are_named_and_one_of_either_sign_is_signed(gain, told):
+    assert moved("x", Interval(*gain, 9)) == told
+
+
+def test_a_fall_of_lpips_is_told_as_a_gain(tmp_path):
+    """LPIPS falls from 0.40 to 0.30 on the target and rises to 0.44 on the source."""
+    cell = made.plain(None, 100)
+    results.append(made.rows([cell], gap=False), tmp_path)
+    study = Measured(results.read(tmp_path), made.PARENT)
+    found: list[Trade] = trades(study, "lpips", made.TARGET, made.SOURCE)
+    assert found[0].name == "all images, 100 updates"
+    assert found[0].sentence == (
+        "LPIPS, all images, 100 updates: anime gains 0.1000 (95% interval 0.1000 to 0.1000, n = 6)"
+        ", noise loses 0.0400 (95% interval 0.0400 to 0.0400, n = 6) (1 seed), on the Pareto front."
+    )
 
 
 # ------------------------------------------------------------------------- seeds, plans, baselines

@@ -109,7 +109,7 @@ def test_a_chosen_checkpoint_tells_its_settings_and_whether_it_is_in_the_app(fol
     app.selectbox(key="sr3_trade_choice").set_value("16 images, 100 updates, replay 0.25").run()
     assert not app.exception
     told = " ".join(each.value for each in app.markdown)
-    assert "replay 0.25: anime changes by +0.0950" in told and str(cell)[:40] in told
+    assert "replay 0.25: anime gains 0.0950 (" in told and str(cell)[:40] in told
     settings = app.table[0].value.to_string()
     assert "25% of each batch" in settings and "16 images" in settings
     assert "in the app: The kept one" in told
