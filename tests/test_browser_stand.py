@@ -9,7 +9,7 @@ import time
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browsing import SETTLED, choose, press, rerun, turn_tab, turn_to
+from tests.browsing import SETTLED, choose, photograph, press, rerun, turn_tab, turn_to
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SOURCES = "images => images.map(each => each.src)"
@@ -265,3 +265,40 @@ def test_the_poster_is_driven_by_keys_and_comes_home(visit):
     expect(where).to_have_text("Start")
     code = page.get_by_role("img", name="A QR code").get_attribute("src")
     assert code.startswith("data:image/png")
+
+
+def test_a_key_that_moves_the_square_turns_no_slide(visit):
+    """Nor does one in a popover: the next slide would erase the visitor's photograph."""
+    page = visit("/?page=poster")
+    with rerun(page):
+        page.get_by_role("button", name="Photograph me").click()
+    where = page.locator(".where")
+    expect(where).to_have_text("5 of 5")
+    turn_tab(page, "Upload")
+    page.locator("input[type=file]").set_input_files(photograph())
+    with rerun(page):
+        press(page.get_by_text("Choose the square myself"))
+    square = page.get_by_role("group", name="The square that is used")
+    square.press("ArrowUp")
+    before = square.bounding_box()
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowRight"):
+        square.press(key)
+    assert square.bounding_box()["x"] < before["x"]
+    page.wait_for_timeout(500)  # the square is told to the server a while after the key
+    page.wait_for_selector(SETTLED)
+    expect(where).to_have_text("5 of 5")
+    expect(square).to_be_visible()
+    press(page.get_by_role("button", name="Super-resolve", exact=True))
+    expect(page.get_by_text("Done: 16 × 16").first).to_be_visible()
+    page.wait_for_selector(SETTLED)
+    press(page.get_by_role("button", name="Link").first)
+    told = page.get_by_role("dialog", name="Link")
+    expect(told).to_be_visible()
+    told.evaluate("each => { each.tabIndex = -1; each.focus() }")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Escape")
+    expect(told).to_have_count(0)
+    page.wait_for_timeout(500)
+    expect(where).to_have_text("5 of 5")
+    page.keyboard.press("Escape")
+    expect(where).to_have_text("Start")

@@ -146,7 +146,9 @@ class Deck {
 
   key(event) {
     this.touched()
-    const target = event.composedPath()[0]
+    const path = event.composedPath(), target = path[0]
+    // A key that was used, as by the crop's square, or pressed in what is open over the page.
+    if (event.defaultPrevented || path.some((each) => each.matches?.('[role=dialog]'))) return
     if (event.ctrlKey || event.metaKey || event.altKey) return
     if (target.closest?.('input, textarea, select, [role=slider], [role=tab], [role=combobox], [contenteditable]')) return
     const onButton = target.closest?.('button, a, summary')
