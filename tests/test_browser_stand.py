@@ -302,3 +302,54 @@ def test_a_key_that_moves_the_square_turns_no_slide(visit):
     expect(where).to_have_text("5 of 5")
     page.keyboard.press("Escape")
     expect(where).to_have_text("Start")
+
+
+def test_opening_the_stand_forgets_nobody_and_whoever_has_gone_is_forgotten(visit):
+    page = visit(clock=True)
+    start = page.get_by_role("button", name="Super-resolve", exact=True)
+    runs, where = page.get_by_text("Your runs (1)"), page.locator(".where")
+
+    def resolve() -> None:
+        press(start)
+        expect(page.get_by_text("Done: 16 × 16").first).to_be_visible()
+        page.wait_for_selector(SETTLED)
+
+    def turn(key: str, slide: str) -> None:
+        with rerun(page):
+            page.keyboard.press(key)
+        expect(where).to_have_text(slide)
+
+    def come() -> None:
+        turn_to(page, "Poster")
+        expect(page.locator(".reel .caption")).to_contain_text("seed 0")
+        expect(where).to_have_text("Start")
+        turn("ArrowRight", "1 of 5")
+
+    def leave() -> None:
+        page.wait_for_selector(SETTLED)
+        with rerun(page):
+            page.get_by_role("link", name="Leave").click()
+        expect(start).to_be_visible()
+
+    resolve()
+    come()
+    turn("ArrowLeft", "Start")
+    turn("ArrowRight", "1 of 5")
+    leave()
+    expect(runs).to_be_visible()
+
+    come()
+    turn("ArrowLeft", "Start")
+    with rerun(page):
+        page.clock.fast_forward(65_000)  # nobody is there any more
+    turn("ArrowRight", "1 of 5")
+    leave()
+    expect(runs).to_have_count(0)
+
+    come()
+    for slide in ("Start", "5 of 5"):
+        turn("ArrowLeft", slide)
+    resolve()
+    turn("ArrowLeft", "4 of 5")
+    leave()
+    expect(runs).to_have_count(0)

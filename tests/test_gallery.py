@@ -174,7 +174,11 @@ def test_a_stand_forgets_every_visitor(monkeypatch):
     forgotten = []
     monkeypatch.setattr(deck, "forget_files", lambda: forgotten.append("files"))
     app.switch_page("pages/6_Poster.py").run()
-    assert not app.exception and "files" in forgotten
+    assert not app.exception and not forgotten, "whoever comes from another page is still there"
+    assert [key for key in left if key not in app.session_state] == []
+    app.session_state[deck.GONE] = True
+    app.run()
+    assert not app.exception and forgotten == ["files"] and deck.GONE not in app.session_state
     assert [key for key in (*left, "sr3_seed") if key in app.session_state] == []
     assert app.session_state["sr3_been_here"]
     assert deck.KEY in deck.STAY

@@ -5,6 +5,7 @@
 
 const FRAME = 180 // milliseconds a frame of the loop
 const REST = 2600 // of its last one
+const NOBODY = -1 // what `at` says when nobody has touched the stand for a while; as in `deck.py`
 const MARKUP = `
   <header>
     <p class="mark">SR3 Lab</p>
@@ -163,7 +164,7 @@ class Deck {
   touched() {
     clearTimeout(this.home)
     // A visitor who waits for a picture is not sent home.
-    this.home = setTimeout(() => (this.data.busy ? this.touched() : this.go(0)), this.data.home_after * 1000)
+    this.home = setTimeout(() => (this.data.busy ? this.touched() : this.set('at', NOBODY)), this.data.home_after * 1000)
   }
 
   listen() {

@@ -3,6 +3,9 @@
 Slide 0 is the attract loop, then come the questions, the last is the visitor's own. The component
 holds the number of the slide; Streamlit draws charts and inputs under its head. Look and behaviour
 are in `deck.css` and `deck.js`; no request leaves the page.
+
+Invariant: a visitor is forgotten once their slide is left, and when nobody has touched the stand
+for a while; whoever comes from another page is still there, with all that they made.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from sr3.ui.reels import reels
 
 HOME_AFTER = float(os.environ.get("SR3_POSTER_HOME", "60"))  # seconds without a touch
 KEY = "sr3_deck"
+NOBODY = -1  # in place of a slide's number: the start, and nobody is there; as in `deck.js`
+GONE = "sr3_gone"  # in the session until the visitor who has gone is forgotten
 STAY = {KEY, "sr3_been_here"}  # what outlives a visitor: the slide, and that a first run was shown
 # What Streamlit draws of a question, and of the visitor; `deck.js` enlarges it on a stand's screen.
 SLIDE, MINE = "sr3_slide", "sr3_mine"
@@ -64,7 +69,7 @@ def show() -> None:
         Slide("visitor", "Your face"),
     ]
     at = _at(slides)
-    if at != len(slides) - 1:
+    if st.session_state.pop(GONE, False):
         _forget()
     made = reels()
     poll = at == 0 and not made.done
@@ -83,7 +88,15 @@ def show() -> None:
 
 
 def _at(slides: Sequence[Slide]) -> int:
-    return min(int(st.session_state.get(KEY, {}).get("at") or 0), len(slides) - 1)
+    at = int(st.session_state.get(KEY, {}).get("at") or 0)
+    return min(max(at, 0), len(slides) - 1)
+
+
+def _turned(kind: str) -> None:
+    """A slide of this kind was left, or nobody is there. The visitor is forgotten in the next run
+    of the page, which no longer has what they chose from."""
+    if kind == "visitor" or st.session_state[KEY].get("at") == NOBODY:
+        st.session_state[GONE] = True
 
 
 def _scale() -> float:
@@ -100,17 +113,19 @@ def _busy() -> bool:
 
 def _head(slides: Sequence[Slide], at: int, poll: bool) -> None:
     made = reels()
-    if at != _at(slides) or (poll and made.done):  # a slide turned reruns this fragment alone
+    turned = at != _at(slides) or GONE in st.session_state
+    if turned or (poll and made.done):  # a slide turned reruns this fragment alone
         st.rerun()
     address = os.environ.get(ADDRESS) or links.address()
+    kind = slides[at].kind
     data: dict[str, Any] = {
         "slides": [asdict(slide) for slide in slides], "at": at, "home_after": HOME_AFTER,
         "reels": [asdict(reel) for reel in made.made] if at == 0 else [],
         "qr": _qr(address), "address": address, "note": ALONE if alone(address) else "",
-        "busy": _busy(),
+        "busy": kind == "visitor" and _busy(),
     }  # fmt: skip
     _deck(
-        key=KEY, data=data, default={"at": 0, "scale": 1}, on_at_change=lambda: None,
+        key=KEY, data=data, default={"at": 0, "scale": 1}, on_at_change=partial(_turned, kind),
         on_scale_change=lambda: None,
     )  # fmt: skip
 
