@@ -150,8 +150,10 @@ def test_a_new_picture_is_looked_at_whatever_was_before():
 
 
 def test_what_a_visitor_removes_is_gone():
-    data = encoded(face(200))
-    app = upload(opened(), data)
+    data, clip = encoded(face(200)), encoded(face(180))
+    app = pasted(upload(opened(), data), clip)
+    app.button(key="sr3_remove").click().run()
+    assert paste.PASTED not in app.session_state and looked_at(app) == digest(data)
     app.file_uploader(key=brought.FILES).clear().run()
     assert brought.FILE not in app.session_state and "sr3_photographs" not in app.session_state
     app = turned(upload(app, data), COMPARE)

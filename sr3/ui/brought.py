@@ -17,7 +17,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from sr3.ui.frame import small_print
-from sr3.ui.paste import CLIPBOARD, MOST, WHICH, pasted
+from sr3.ui.paste import CLIPBOARD, MOST, PASTED, WHICH, pasted
 from sr3.ui.settings import carry
 
 FILE_TYPES = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "heic", "heif"]
@@ -62,11 +62,9 @@ def upload(uploader: DeltaGenerator) -> bytes | None:
         st.selectbox("Which picture?", list(titles), format_func=titles.__getitem__, key=WHICH)
     if chosen in given:
         return _looked_at(given[chosen])
-    if chosen == CLIPBOARD or kept is None:
-        return clipboard
     small_print(f"{titles[chosen]}.")
-    _removable(FILE)
-    return kept.data
+    _removable(PASTED if chosen == CLIPBOARD else FILE)
+    return clipboard if chosen == CLIPBOARD or kept is None else kept.data
 
 
 def camera() -> bytes | None:
