@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import sr3.checkpoints
 from sr3.engine import EngineBusy
 from sr3.errors import SR3Error
 from sr3.ui import service
-from tests.app_server import make_checkpoints
+from tests.app_server import fail, make_checkpoints
 
 LOW = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
 
@@ -32,6 +33,14 @@ def tiny(tmp_path, monkeypatch):
     yield service.resolver("tiny")
     for shared in (service.engine, service.resolver, service.shelf):
         shared.clear()
+
+
+@pytest.fixture
+def slow(tiny, monkeypatch):
+    """The network, which takes two seconds or more for a picture."""
+    estimate, pause = tiny.estimate, 2 / tiny.settings().steps
+    monkeypatch.setattr(tiny, "estimate", lambda *given: (time.sleep(pause), estimate(*given))[1])
+    return tiny
 
 
 def test_a_run_that_is_taken_after_the_visitor_left_is_no_orphan():
@@ -73,6 +82,29 @@ def test_one_refused_takes_along_those_before_it(tiny, monkeypatch):
     with pytest.raises(EngineBusy):
         service.draw(tiny, LOW)
     assert len(jobs) == 2 and all(job._cancelled for job in jobs)
+
+
+def test_none_of_the_pictures_is_taken_for_abandoned_while_another_is_waited_for(slow, monkeypatch):
+    monkeypatch.setattr(service, "POLL", 0.1)
+    monkeypatch.setattr("sr3.jobs.ABANDONED", 1.0)
+    pictures = service.draw(slow, LOW[:3])
+    assert len(pictures) == 3
+
+
+def test_one_that_fails_takes_along_those_that_are_not_through(slow, monkeypatch):
+    jobs, submit = [], service.engine().submit
+
+    def unlucky(*given, **settings):
+        jobs.append(submit(*given, **settings))
+        if len(jobs) == 3:
+            jobs[-1].answer = fail
+        return jobs[-1]
+
+    monkeypatch.setattr(service.engine(), "submit", unlucky)
+    with pytest.raises(SR3Error, match="failed on this picture"):
+        service.draw(slow, LOW[:3])
+    assert all(job.wait(10) for job in jobs)
+    assert [job.status for job in jobs] == ["cancelled", "cancelled", "failed"]
 
 
 def test_drawing_stops_when_the_visitor_leaves(tiny, monkeypatch):

@@ -24,11 +24,13 @@ from sr3.checkpoints import RegistryEntry, registry
 from sr3.engine import Engine, Job
 from sr3.errors import CheckpointError, SR3Error
 from sr3.images import Pixels
+from sr3.jobs import ENDED
 from sr3.metrics import Scorer
 from sr3.pipeline import SuperResolver
 from sr3.shelf import Shelf, room_for_weights
 
 SWITCH = 0.0005  # seconds
+POLL = 0.5  # seconds between two questions of `draw`: who asks no more has left
 MAX_NAMED = 64  # resolvers of either kind; their weights are on the shelf
 
 
@@ -190,6 +192,21 @@ class _Pictures:
         for job in self.jobs:
             job.cancel()
 
+    def wait(self) -> list[Pixels]:
+        """The results, once all are there; meanwhile every job is asked after, not only one.
+
+        Raises SR3Error as soon as one failed or they were stopped.
+        """
+        while True:
+            stood = [(job, job.status) for job in self.jobs]
+            going = [job for job, status in stood if status not in ENDED]
+            lost = [job for job, status in stood if status in ("failed", "cancelled")]
+            if lost or (going and self.stopped):
+                raise SR3Error(next((job.error for job in lost if job.error), "Stopped."))
+            if not going:
+                return [job.result for job in self.jobs if job.result is not None]
+            going[0].wait(POLL)
+
 
 def draw(model: SuperResolver, low_res: Pixels, seed: int = 0) -> Pixels:
     """The pictures of (n, low, low, 3) uint8 inputs, (n, high, high, 3), as the checkpoint
@@ -209,12 +226,7 @@ def draw(model: SuperResolver, low_res: Pixels, seed: int = 0) -> Pixels:
                         model, low, model.settings(), seed=seed, visitor=seat().visitor, keep=1
                     )
                 )
-            for job in work.jobs:
-                while not work.stopped and not job.wait(0.5):
-                    pass
-                if job.result is None:
-                    raise SR3Error(job.error or "Stopped.")
-                results.append(job.result)
+            results += work.wait()
     finally:
         work.cancel()
     return np.stack(results)
