@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from sr3.config import SamplerConfig
-from sr3.errors import ImageError, SR3Error
+from sr3.errors import ConfigError, ImageError, SR3Error
 from sr3.images import Pixels
 from sr3.jobs import ABANDONED, MAX_FRAMES, Frame, Job, Status, forward, network_of
 from sr3.pipeline import SuperResolver
@@ -103,8 +103,9 @@ class Engine:
     ) -> Job:
         """Queue the chain of one (low, low, 3) uint8 image, of which `keep` frames stay at most.
 
-        Raises EngineBusy, with the wait to expect, where a bound is reached, and ImageError for an
-        image that the checkpoint does not take.
+        Raises EngineBusy, with the wait to expect, where a bound is reached, ImageError for an
+        image that the checkpoint does not take, and ConfigError for a chain that would take longer
+        than a picture may: to wait helps only with the first.
         """
         _check_image(resolver, low_res)
         with self._changed:
@@ -154,7 +155,7 @@ class Engine:
     def _check_length(self, job: Job) -> None:
         pace = self._paces.get(job.network)
         if pace.image * job.total > self.max_seconds:
-            raise EngineBusy(
+            raise ConfigError(
                 f"{job.total} steps would take about {pace.image * job.total:.0f} seconds of the "
                 f"network, and a picture may take {self.max_seconds:.0f}: choose at most "
                 f"{max(int(self.max_seconds / pace.image), 1)} steps."

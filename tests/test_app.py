@@ -203,6 +203,15 @@ def test_a_refusal_is_one_box(monkeypatch):
     ]
 
 
+def test_a_chain_over_the_limit_is_refused_in_one_box():
+    app = opened()
+    run_to_end(app)
+    service.engine().max_seconds = 1e-6
+    app.button(key="sr3_main").click().run()
+    (box,) = app.error
+    assert "10 steps would take" in box.value and "choose at most" in box.value
+
+
 def test_a_first_visit_begins_with_a_run_and_a_second_look_does_not(monkeypatch):
     monkeypatch.setattr(live, "AT_ONCE", True)
     app = opened()

@@ -25,6 +25,7 @@ from sr3.config import ModelConfig, SamplerConfig, UNetConfig
 from sr3.crowd import crowd
 from sr3.denoiser import Denoiser
 from sr3.engine import Engine
+from sr3.errors import ConfigError
 from sr3.floor import Rates, Work, measure_rates, work_of
 from sr3.metrics import METRICS
 from sr3.pipeline import load
@@ -193,6 +194,16 @@ def test_a_crowd_is_served_in_groups_and_each_gets_its_own_picture(tiny, monkeyp
     alone = model.upscale(list(faces), batch=1).images[:, 0]
     assert found.difference(alone) <= 1
     assert found.difference(alone[::-1]) > 1
+
+
+def test_a_crowd_whose_pictures_would_take_too_long_is_told_so(tiny, monkeypatch):
+    short = Engine.__init__.__kwdefaults__ | {"max_seconds": 1e-6}
+    monkeypatch.setattr(Engine.__init__, "__kwdefaults__", short)
+    monkeypatch.setattr(Engine, "_sweep", lambda _: None)  # the first one, of unknown pace, ends
+    model = load("tiny", "cpu")
+    faces = np.zeros((2, model.low_size, model.low_size, 3), np.uint8)
+    with pytest.raises(ConfigError, match=r"10 steps would take .* choose at most"):
+        crowd(model, faces)
 
 
 def test_the_table_is_aligned_and_says_what_was_not_measured():

@@ -230,6 +230,28 @@ def test_one_s_own_chains_are_nobody_ahead():
         engine.close()
 
 
+@pytest.mark.parametrize(
+    ("page", "slot", "steps"),
+    [(COMPARE, "sr3_duel", {"sr3_steps_tiny": 2}),
+     (INSIDE, "sr3_counts", {"sr3_inside": "Step counts", "sr3_step_counts": [1, 2]})],
+)  # fmt: skip
+def test_a_chain_over_the_limit_ends_its_group_with_the_sentence(two, page, slot, steps):
+    app = opened(page, **steps)
+    run_to_end(app, slot)
+    service.engine().max_seconds = 1e-6
+    if page == INSIDE:
+        app.multiselect(key="sr3_step_counts").set_value([1, 2, 100]).run()
+    else:
+        app.button(key="sr3_duel_main").click().run()
+    found: Group = app.session_state[slot]
+    assert found.ended, "nobody waits for a place: there will be none"
+    (box,) = app.error
+    assert "steps would take" in box.value and "choose at most" in box.value
+    assert [found.picture(k) is not None for k in range(len(found.tasks))] == (
+        [True, True, False] if page == INSIDE else [False, False]
+    )
+
+
 # ------------------------------------------------------------------------------------ taken home
 @pytest.mark.parametrize(
     ("part", "slot", "pictures"),

@@ -22,7 +22,7 @@ from sr3.combine import Spliced
 from sr3.config import ModelConfig, SamplerConfig, UNetConfig
 from sr3.devices import Device
 from sr3.engine import MAX_FRAMES, RESTARTED, Engine, EngineBusy, Frame, Job
-from sr3.errors import ImageError
+from sr3.errors import ConfigError, ImageError
 from sr3.images import to_uint8
 from sr3.jobs import KEPT_BYTES
 from sr3.pipeline import SuperResolver
@@ -366,7 +366,7 @@ def test_a_picture_that_takes_too_long_is_refused_or_stopped():
         assert finished(running) == ["failed"]
         assert "more than 0 seconds" in running.error and "fewer steps" in running.error
         assert running.evaluations == 7
-        with pytest.raises(EngineBusy, match=r"100 steps would take .* at most 6 steps"):
+        with pytest.raises(ConfigError, match=r"100 steps would take .* at most 6 steps"):
             engine.submit(shared, GREY, steps(100), visitor="a")
         assert finished(engine.submit(shared, GREY, steps(3), visitor="a")) == ["done"]
     finally:
@@ -399,7 +399,7 @@ def test_the_first_forward_of_a_network_is_not_its_pace():
         clock.step = 0.1
         long = engine.submit(shared, GREY, steps(40))
         assert long.seconds_left is None and finished(long) == ["done"]
-        with pytest.raises(EngineBusy, match="about 200 seconds"):
+        with pytest.raises(ConfigError, match="about 200 seconds"):
             engine.submit(shared, GREY, steps(2000))
     finally:
         engine.close()

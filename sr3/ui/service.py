@@ -212,7 +212,8 @@ def draw(model: SuperResolver, low_res: Pixels, seed: int = 0) -> Pixels:
     """The pictures of (n, low, low, 3) uint8 inputs, (n, high, high, 3), as the checkpoint
     recommends: by the engine, in this visitor's turn, waiting for the last.
 
-    Raises EngineBusy, and SR3Error where a picture failed or the visitor left.
+    Raises EngineBusy, ConfigError where the chain is too long for the engine, and SR3Error where a
+    picture failed or the visitor left.
     """
     work, at_once = _Pictures(), engine().max_per_visitor
     seat().take(work)
