@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from sr3.config import ModelConfig
 
 
-def signal_and_noise(noise_level: Tensor) -> tuple[Tensor, Tensor]:
-    """(batch,) levels -> a and s, each (batch, 1, 1, 1), float32 from float64 arithmetic."""
+def signal_and_noise(
+    noise_level: Tensor, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """(batch,) levels -> a and s on `device`, each (batch, 1, 1, 1): float32 from float64
+    arithmetic, which is done where the levels lie."""
     a = noise_level.double()[:, None, None, None]
     s = (1 - a.square()).clamp(min=0).sqrt()
-    return a.float(), s.float()
+    return a.float().to(device), s.float().to(device)
 
 
 class Denoiser:
@@ -48,9 +51,10 @@ class Denoiser:
         """The clean estimate x0, unclamped.
 
         `x_t` and `condition` (batch, 3, h, w) in [-1, 1] units, `noise_level` (batch,) =
-        sqrt(alpha_bar), one an image, in (0, 1] -> (batch, 3, h, w) float32.
+        sqrt(alpha_bar), one an image, in (0, 1], on a device with float64 -> (batch, 3, h, w)
+        float32 where `x_t` is.
         """
-        a, s = signal_and_noise(noise_level)
+        a, s = signal_and_noise(noise_level, x_t.device)
         x_t, condition = x_t.float(), condition.float()
         output = self._predict(x_t, condition, noise_level, a, s)
         match self.config.prediction:
@@ -72,7 +76,7 @@ class Denoiser:
         `residual` and `x0` errors shrink with the noise, so they weigh 1 + SNR, at most `cap`
         times the noisiest level's (Min-SNR, 2303.09556); for "l1" the root of it.
         """
-        a, s = signal_and_noise(noise_level)
+        a, s = signal_and_noise(noise_level, x0.device)
         x_t = a * x0 + s * eps
         scale = self.scale
         match self.config.prediction:

@@ -28,7 +28,7 @@ from sr3.errors import ConfigError
 from sr3.images import Pixels, degrade, enlarge, to_tensor
 from sr3.parallel import Team
 from sr3.samplers import Refine, ddim, start_point
-from sr3.schedule import NoiseSchedule, level_of_log_noise, log_noise_of_level
+from sr3.schedule import NoiseSchedule, level_device, level_of_log_noise, log_noise_of_level
 from sr3.train import PRECISIONS, Trainer
 
 TRAINING = TrainConfig(
@@ -141,13 +141,13 @@ class Distiller(Trainer):
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """The levels from which and to which the student's steps go, (steps,) float64 each."""
-        levels = self.levels.to(self.device)[:: self.substeps]
+        levels = self.levels.to(level_device(self.device))[:: self.substeps]
         return levels[:-1], levels[1:]
 
 
 def landing(x: Tensor, after: Tensor, level: Tensor, level_after: Tensor) -> Tensor:
     """The x0 with which one DDIM step takes `x` at `level` to `after` at `level_after`; tensors
     (batch, 3, h, w), levels (batch,)."""
-    (a, s), (a_after, s_after) = signal_and_noise(level), signal_and_noise(level_after)
+    (a, s), (a_after, s_after) = (signal_and_noise(each, x.device) for each in (level, level_after))
     ratio = s_after / s
     return (after - ratio * x) / (a_after - ratio * a)

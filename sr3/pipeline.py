@@ -32,7 +32,7 @@ from sr3.images import Pixels, degrade, enlarge, to_tensor, to_uint8
 from sr3.pretrained import Pretrained
 from sr3.quick import quicken
 from sr3.samplers import Refine, Sampler, SeededNoise, make_sampler
-from sr3.schedule import NoiseSchedule
+from sr3.schedule import NoiseSchedule, level_device
 
 # A number for each network that lives: an id would be given again once its network is gone.
 _numbers: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
@@ -118,7 +118,8 @@ class SuperResolver(Pretrained):
         _check_question(x_t, condition, noise_level)
         device = self.device.device
         exact = Denoiser(self.network, self.config)
-        return exact(x_t.to(device), condition.to(device), noise_level.to(device))
+        level = noise_level.to(level_device(device))
+        return exact(x_t.to(device), condition.to(device), level)
 
     @torch.no_grad()
     def estimate(
@@ -128,7 +129,8 @@ class SuperResolver(Pretrained):
         noise_level: Tensor,
         network: nn.Module | None = None,
     ) -> Tensor:
-        """`denoise` in the device's fast precision, for tensors that are on it: what chains use.
+        """`denoise` in the device's fast precision, for tensors as samplers yield them: on it,
+        the levels on its `level_device`. What chains use.
 
         `network` is `network_at` all these levels, where that is known: a splice then need not
         look where each belongs.

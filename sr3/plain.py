@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from sr3.schedule import NoiseSchedule
+from sr3.schedule import NoiseSchedule, level_device
 from sr3.unet import Attention, ResidualBlock, UNet
 
 
@@ -73,7 +73,7 @@ def plain_chain(
     for t in range(schedule.steps, 0, -1):
         bar, before = float(bars[t]), float(bars[t - 1])
         beta = 1 - bar / before
-        level = torch.full((len(x),), math.sqrt(bar), device=x.device)
+        level = torch.full((len(x),), math.sqrt(bar), device=level_device(x.device))
         eps = plain_forward(network, condition, x, level)
         x0 = ((x - math.sqrt(1 - bar) * eps) / math.sqrt(bar)).clamp(-1, 1)
         x = (beta * math.sqrt(before) * x0 + (1 - before) * math.sqrt(1 - beta) * x) / (1 - bar)

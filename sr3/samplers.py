@@ -8,7 +8,7 @@ shows the very estimate the sampler used.
 
 `levels` is (n + 1,) float64, descending noise: n levels at which the network is asked, then the
 level of the result (1.0, clean). x is (batch, 3, h, w) float32; a yielded noise level is
-(batch,) float64, one an image.
+(batch,) float64, one an image, on x's `level_device`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sr3.config import SamplerConfig
 from sr3.errors import ConfigError
-from sr3.schedule import NoiseSchedule
+from sr3.schedule import NoiseSchedule, level_device
 
 Sampler = Generator[tuple[Tensor, Tensor], Tensor, Tensor]
 Noise = Callable[[], Tensor]
@@ -112,7 +112,7 @@ def dpmpp(x: Tensor, levels: Tensor) -> Sampler:
 
 
 def _everywhere(level: float, x: Tensor) -> Tensor:
-    return torch.full((x.shape[0],), level, dtype=torch.float64, device=x.device)
+    return torch.full((x.shape[0],), level, dtype=torch.float64, device=level_device(x.device))
 
 
 def start_point(condition: Tensor, level: float, noise: Noise, *, from_noise: bool) -> Tensor:

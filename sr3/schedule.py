@@ -127,6 +127,12 @@ class NoiseSchedule:
         return level.clamp(self._levels[last], self._levels[max(first, 1)])
 
 
+def level_device(device: torch.device) -> torch.device:
+    """Where float64 levels of images on `device` lie: beside them on CUDA, whose graphs take them,
+    else on the CPU, since an accelerator may have no float64 (Apple's MPS has none)."""
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
 @lru_cache(maxsize=64)  # by schedule: an engine asks anew for each job
 def _respaced(
     schedule: NoiseSchedule, steps: int, spacing: Spacing, start: int, end: int

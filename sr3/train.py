@@ -31,7 +31,7 @@ from sr3.files import whole
 from sr3.images import Pixels, degrade, enlarge, to_tensor
 from sr3.optimizers import make_optimizers
 from sr3.parallel import Team
-from sr3.schedule import NoiseSchedule
+from sr3.schedule import NoiseSchedule, level_device
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -133,8 +133,8 @@ class Trainer:
         count = self.config.batch  # the whole batch's draws, of which each process takes its own
         level = self.schedule.draw(count, generator, self.config.levels, self._time_range())
         eps = torch.randn((count, *x0.shape[1:]), generator=generator)
-        level, eps = level[self.mine], eps[self.mine]
-        x0, condition, eps, level = (part.to(self.device) for part in (x0, condition, eps, level))
+        level = level[self.mine].to(level_device(self.device))
+        x0, condition, eps = (part.to(self.device) for part in (x0, condition, eps[self.mine]))
         torch.manual_seed(dropout)
         denoiser = self.denoiser()
         config = self.config

@@ -33,7 +33,8 @@ class NoiseEmbedding(nn.Module):
         self.project = nn.Linear(channels * 4, channels)
 
     def sinusoids(self, noise_level: Tensor) -> Tensor:
-        """`noise_level` (batch,) = sqrt(alpha_bar) -> (batch, channels), sines then cosines."""
+        """`noise_level` (batch,) = sqrt(alpha_bar) -> (batch, channels) float64 where the levels
+        lie, sines then cosines."""
         level = noise_level.double()
         if self.kind == "log_snr":
             # sqrt(alpha_bar) crowds against 1 where the image is nearly clean; half the log
@@ -46,7 +47,7 @@ class NoiseEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     def forward(self, noise_level: Tensor) -> Tensor:
-        values = self.sinusoids(noise_level).to(self.expand.weight.dtype)
+        values = self.sinusoids(noise_level).to(self.expand.weight)
         out: Tensor = self.project(F.silu(self.expand(values)))
         return out
 
