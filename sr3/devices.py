@@ -15,9 +15,14 @@ from typing import Literal
 import torch
 
 from sr3 import convolutions, graphs
+from sr3.config import ModelConfig, UNetConfig
+from sr3.denoiser import Denoiser
 from sr3.errors import ConfigError
+from sr3.schedule import level_device
 from sr3.timing import shortest
+from sr3.unet import UNet
 
+SMALL = UNetConfig(high_res=16, channels=8, multipliers=(1, 2), blocks=1, norm_groups=4, patch=2)
 GAIN = 1.3  # a bfloat16 convolution must be this much faster on a CPU to be worth its rounding
 
 
@@ -88,15 +93,24 @@ def _best() -> tuple[str, str]:
 
 def _problem(name: str) -> str:
     """Why a device cannot compute here; "" where it does. A GPU may be full, or newer or older
-    than what torch was built for, which only a kernel that runs can tell."""
+    than what torch was built for, or lack a kernel or a dtype: only a network that runs tells."""
     try:
-        device = torch.device(name)
-        image = torch.ones(1, 8, 16, 16, device=device)
-        torch.nn.functional.conv2d(image, torch.ones(8, 8, 3, 3, device=device)).sum().item()
-    except (RuntimeError, AssertionError) as error:
+        _ask(torch.device(name))
+    except (RuntimeError, AssertionError, TypeError) as error:
         text = (str(error).splitlines() or [""])[0].split(". ")[0].strip().rstrip(".")
         return text or type(error).__name__
     return ""
+
+
+@torch.no_grad()
+def _ask(device: torch.device) -> None:
+    """Ask a small network once, as sampling does; what its weights hold does not matter."""
+    image = torch.ones(1, 3, SMALL.high_res, SMALL.high_res, device=device)
+    level = torch.full((1,), 0.5, dtype=torch.float64, device=level_device(device))
+    with torch.device("meta"):  # where initial weights draw nothing from the process's generator
+        network = UNet(SMALL).eval()
+    denoiser = Denoiser(network.to_empty(device=device), ModelConfig(network=SMALL))
+    denoiser(image, image, level).sum().item()
 
 
 def _on_cuda(device: torch.device) -> Device:

@@ -1,4 +1,4 @@
-"""A device without float64 does all that a CPU does."""
+"""A device without float64 does all that a CPU does; one that fails at a part of it is left."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from sr3 import devices
 from sr3.config import TrainConfig
-from sr3.devices import Device
+from sr3.devices import Device, pick_device
 from sr3.distil import TRAINING, Distiller, student_of
 from sr3.engine import Engine
+from sr3.errors import ConfigError
 from sr3.floor import work_of
 from sr3.pipeline import SuperResolver
 from sr3.plain import plain_chain
@@ -135,3 +137,48 @@ def test_it_is_measured(there):
         images.append(next(chain).cpu())
     torch.testing.assert_close(*images, rtol=0, atol=1e-5)
     assert works[0] == works[1]
+
+
+# --------------------------------------------------------------------------------- how it is chosen
+@pytest.fixture
+def offered(there, measured_anew, monkeypatch):
+    """A Mac's choice: what is asked of "mps" is asked of the device."""
+    ask = devices._ask
+    monkeypatch.setattr(devices, "_has_cuda", lambda: (False, ""))
+    monkeypatch.setattr(devices, "_has_mps", lambda: True)
+    monkeypatch.setattr(
+        devices, "_ask", lambda device: ask(DEVICE if device.type == "mps" else device)
+    )
+
+
+def test_it_is_chosen_where_it_answers(offered):
+    assert pick_device("auto") == Device(torch.device("mps"), torch.float32, "mps, float32")
+
+
+def levels_beside(monkeypatch):
+    monkeypatch.setattr(devices, "level_device", lambda device: device)
+
+
+def a_kernel_missing(monkeypatch):
+    def missing(*_):
+        raise NotImplementedError("The operator 'aten::silu' is not there for float64. More.")
+
+    monkeypatch.setattr(torch.nn.functional, "silu", missing)
+
+
+@pytest.mark.parametrize("fails", [levels_beside, a_kernel_missing])
+def test_it_is_left_for_the_cpu_where_a_part_of_sampling_fails(offered, monkeypatch, fails):
+    pick_device("cpu")  # which is sound
+    fails(monkeypatch)
+    found = pick_device("auto")
+    assert found.device == CPU
+    assert "; the GPU is not used: " in found.reason and "float64" in found.reason
+    with pytest.raises(ConfigError, match="float64"):
+        pick_device("mps")
+
+
+def test_to_ask_a_device_draws_nothing(measured_anew):
+    torch.manual_seed(0)
+    expected = torch.rand(())
+    torch.manual_seed(0)
+    assert devices._problem("cpu") == "" and torch.rand(()) == expected
