@@ -32,11 +32,12 @@ Pixels = NDArray[np.uint8]
 Source = bytes | Path | BinaryIO
 
 MAX_BYTES = 20 * 1024 * 1024
-MAX_PIXELS = 50_000_000  # 200 MB once decoded: Pillow keeps RGB in 4 bytes
+MAX_PIXELS = 50_000_000  # 200 MB while it is decoded: Pillow keeps RGB in 4 bytes
 MAX_SIDE = 16_384
 MIN_SIDE = 16  # the smallest low-resolution input
 MAX_SCANS = 100  # of a progressive JPEG (10 are usual): each costs a pass over the whole picture
 DRAFT_SIDE = 2048  # a JPEG of twice this a side or more is halved while it is decoded
+MOST_SIDE = 4096  # of what is given, whatever the kind: at most 67 MB
 
 ALLOWED = "PNG, JPEG, WebP, BMP, TIFF or HEIC"
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # what Pillow may open; HEIC is pillow-heif's
@@ -85,8 +86,8 @@ def decode(source: Source) -> Image.Image:
 
     A stream is read from its start and left open. Of an animation or a stack of pages the first is
     taken; alpha is laid on white; an embedded profile is converted to sRGB, a broken one ignored;
-    16-bit grey is scaled. JPEGs of 4096 px a side and more come at half the size or less. Raises
-    ImageError, naming the file by its last part alone.
+    16-bit grey is scaled. JPEGs of 4096 px a side and more come at half the size or less, and all
+    kinds at no more than 4096 px a side. Raises ImageError, naming the file by its last part alone.
     """
     name = _name(source)
     data = _read(source, name)
@@ -210,7 +211,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
             image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))  # keeps at least this much of each side
         image.load()
         _check_size(image.size, name)  # again, for a HEIC's header does not bind its content
-        return _to_rgb(_upright(image), name)
+        return _reduced(_to_rgb(_upright(image), name))
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -307,6 +308,16 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         rgb = _to_srgb(image.convert(natural), profile)
     rgb.info.clear()  # Pillow would write EXIF and text from here into what is saved
     return rgb
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """At most MOST_SIDE a side, for pictures stay with their visitors; of a strip as much as leaves
+    MIN_SIDE of its width."""
+    scale = max(MOST_SIDE / max(image.size), MIN_SIDE / min(image.size))
+    if scale >= 1:
+        return image
+    width, height = (round(side * scale) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _grey_to_8_bit(image: Image.Image) -> Image.Image:

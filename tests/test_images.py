@@ -164,10 +164,11 @@ def test_broken_exif_costs_nothing_but_itself(cut):
     assert np.array_equal(pixels_of(data), noise())
 
 
-def heic(**options) -> bytes:
+def heic(pixels=None, **options) -> bytes:
     pillow_heif = pytest.importorskip("pillow_heif")
     out = io.BytesIO()
-    pillow_heif.from_pillow(Image.fromarray(smooth())).save(out, quality=95, **options)
+    image = Image.fromarray(smooth() if pixels is None else pixels)
+    pillow_heif.from_pillow(image).save(out, quality=95, **options)
     return out.getvalue()
 
 
@@ -363,6 +364,27 @@ def test_huge_jpegs_come_reduced(side, decoded):
     image = decode(data)
     assert image.size == (decoded, decoded)
     assert image.getpixel((decoded // 2, decoded // 3)) == (77, 77, 77)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "HEIC", "JPEG"])
+def test_huge_pictures_of_any_kind_come_reduced(kind):
+    """A ramp from left to right, stored on its side: an eighth longer than what is given."""
+    ramp = np.tile(np.linspace(0, 255, 4608).astype(np.uint8), (144, 1))
+    lying = np.rot90(np.stack([ramp] * 3, axis=-1)).copy()
+    if kind == "HEIC":
+        data = heic(lying, exif=exif(6).tobytes())
+    else:
+        data = saved(lying, kind, exif=exif(6), **LOSSLESS.get(kind, {}))
+    pixels = pixels_of(data)
+    assert pixels.shape == (128, 4096, 3)
+    assert np.abs(pixels[64, :, 0] - np.linspace(0, 255, 4096)).max() < 6
+
+
+def test_a_picture_at_the_limit_is_not_touched_and_a_strip_stays_as_wide_as_is_needed():
+    kept = np.random.default_rng(0).integers(0, 256, (16, images.MOST_SIDE, 3), dtype=np.uint8)
+    assert np.array_equal(pixels_of(saved(kept)), kept)
+    assert decode(saved(Image.new("RGB", (16_384, 16)))).size == (16_384, 16)
+    assert decode(saved(Image.new("RGB", (32, 16_384)))).size == (16, 8192)
 
 
 # --- what is refused -------------------------------------------------------------------------
