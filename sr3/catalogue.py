@@ -21,6 +21,7 @@ from sr3.terminal import Json, print_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sr3.checkpoints import RegistryEntry
     from sr3.combine import Recipe
 
 FIELDS = (
@@ -222,25 +223,59 @@ def _refuse_existing(out: Path) -> None:
 
 @checkpoints.command("verify")
 def verify_checkpoints(
-    name: Annotated[str | None, typer.Argument(help="One of them; else all that are here.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One of them; else all, but what was never pulled.")
+    ] = None,
 ) -> None:
     """Check weights against their registered hash, and load them strictly."""
-    from sr3.checkpoints import find_checkpoint, load_checkpoint, registry
+    from sr3.checkpoints import registry
 
     entries = registry()
-    names = [name] if name else [entry.name for entry in entries.values() if entry.available]
+    names = [name] if name else [each for each, entry in entries.items() if not entry.unpulled]
     wrong = []
     for each in names:
-        expected = entries[each].sha256 if each in entries else None
         try:
-            load_checkpoint(find_checkpoint(each))
+            waits = "" if name else _awaited(entries[each])
+            typer.echo(f"{each}: {waits or _verify(each, entries.get(each))}")
         except CheckpointError as error:
             wrong.append(str(error))
-            continue
-        found = "hash and weights are right" if expected else "loads; no hash is registered"
-        typer.echo(f"{each}: {found}")
     if wrong:
         raise CheckpointError(" ".join(wrong))
+
+
+def _awaited(entry: RegistryEntry) -> str:
+    """Which checkpoints one that is whole waits for, if these are only to be pulled; else "".
+    Raises CheckpointError where it has another hash than is registered."""
+    from sr3.checkpoints import missing_parents, registry
+
+    missing = missing_parents(entry.path) if entry.complete else []
+    known = registry()
+    if not missing or not all(each in known and known[each].unpulled for each in missing):
+        return ""
+    entry.check()
+    return f"not here yet, since it is made of {', '.join(missing)}"
+
+
+def _verify(name: str, entry: RegistryEntry | None) -> str:
+    """What is right about a checkpoint. Raises CheckpointError for what is wrong."""
+    from sr3.checkpoints import find_checkpoint, load_checkpoint
+
+    if entry and not (entry.problem or entry.complete or entry.unpulled):
+        if entry.pin:
+            raise CheckpointError(
+                f"{name} is not whole in {entry.path}: pull it again, with "
+                f"`python -m sr3 checkpoints pull {name}`."
+            )
+        if not entry.path.exists():
+            raise CheckpointError(
+                f"{name} is to be in {entry.path}, which is not there: restore that folder, or "
+                "take the entry out of the registry."
+            )
+        load_checkpoint(entry.path)  # tells what is damaged
+    load_checkpoint(find_checkpoint(name))
+    return (
+        "hash and weights are right" if entry and entry.sha256 else "loads; no hash is registered"
+    )
 
 
 def list_domains(

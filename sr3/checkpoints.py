@@ -117,6 +117,11 @@ class RegistryEntry:
         return has_files(self.path)
 
     @property
+    def unpulled(self) -> bool:
+        """Whether nothing is wrong with its not being here: it is to be fetched from the Hub."""
+        return self.pin is not None and not self.path.exists()
+
+    @property
     def sizes(self) -> tuple[int, int]:
         """Sides of its input and its result, pixels: only checkpoints of equal sizes can be given
         one face. Raises CheckpointError where it is not here."""

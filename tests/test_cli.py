@@ -535,6 +535,79 @@ def test_verify_finds_damage_and_another_hash(tiny, tmp_path, monkeypatch):
     refusal(call("checkpoints", "verify", broken))
 
 
+@pytest.fixture
+def registered(tiny, tmp_path, monkeypatch):
+    """Register a good checkpoint and those of the TOML given, in a folder of their own."""
+    from sr3 import checkpoints
+
+    root = tmp_path / "root"
+    shutil.copytree(tiny, root / "good")
+    monkeypatch.setattr(checkpoints, "ROOT", root)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def register(text=""):
+        good = '[good]\ntitle = "Good"\nsource = "good"\n'
+        (root / "registry.toml").write_text(good + text)
+        return root
+
+    return register
+
+
+SAME = '[other]\ntitle = "Other"\nsource = "other"\n'
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be used"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (shutil.rmtree, "which is not there: restore"),
+    ],
+)
+def test_verify_passes_over_nothing_that_should_be_here(registered, damage, told):
+    root = registered(SAME)
+    shutil.copytree(root / "good", root / "other")
+    assert call("checkpoints", "verify").stdout.count("loads; no hash is registered") == 2
+    damage(root / "other")
+    result = call("checkpoints", "verify")
+    assert told in refusal(result) and "other" in refusal(result)
+    assert result.stdout.startswith("good: loads"), "the others are checked all the same"
+    assert told in refusal(call("checkpoints", "verify", "other"))
+
+
+def test_verify_tells_of_an_entry_that_cannot_be_used(registered):
+    registered(SAME.replace('"other"', "3"))
+    assert "[other]" in refusal(call("checkpoints", "verify"))
+
+
+def test_verify_looks_for_nothing_that_was_never_pulled(registered):
+    """Nor is what is made of it wrong, which would be right once it is here."""
+    from sr3.checkpoints import parse_pin
+    from sr3.combine import Parent, Recipe
+
+    pin = f"hub:lab/far@{'a' * 40}"
+    far = f'[far]\ntitle = "Far"\nsource = "{pin}"\n'
+    root = registered(far + SAME)
+    recipe = Recipe("spliced", (Parent("far", "0" * 64), Parent("good", "0" * 64)), step=500,
+                    model=MODELS["tiny"])  # fmt: skip
+    save_checkpoint(root / "other", recipe, {}, "# A card\n")
+    result = call("checkpoints", "verify")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "good: loads; no hash is registered", "other: not here yet, since it is made of far",
+    ]  # fmt: skip
+    for name in ("far", "other"):
+        assert "not here yet" in refusal(call("checkpoints", "verify", name))
+    registered(far + SAME + f'sha256 = "{"1" * 64}"\n')
+    assert "111111111111" in refusal(call("checkpoints", "verify"))
+    folder = parse_pin(pin).folder
+    shutil.copytree(root / "good", folder)
+    (folder / "model.safetensors").unlink()
+    registered(far)
+    assert "far is not whole" in refusal(call("checkpoints", "verify"))
+
+
 def test_import_refuses_what_is_no_checkpoint_and_folders_that_exist(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"no")
     refusal(call("checkpoints", "import", tmp_path / "a.pth", "--out", tmp_path / "new"))
