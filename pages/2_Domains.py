@@ -19,5 +19,6 @@ with page("Quality across domains", LEAD):
             "Checkpoints beside the baselines", measured.beside_baselines(story),
             measured.highlights(story), key="sr3_shown", placeholder="Choose checkpoints",
         )  # fmt: skip
+    measured.explain()
     measured.show(subject.chart("quality", None if shown is None else tuple(shown)))
     samples.show()

@@ -13,6 +13,7 @@ LEAD = (
 with page("Fine-tuning", LEAD):
     subject = measured.choose()
     target = measured.choose_target(subject.story)
+    measured.explain()
     little, steps, cost = st.tabs(
         ["How little?", "Which time steps?", "What does it cost?"],
         on_change="rerun", key="sr3_question",

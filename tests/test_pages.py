@@ -14,7 +14,7 @@ import sr3.checkpoints
 import sr3.domains
 from sr3 import results
 from sr3.errors import MetricUnavailable
-from sr3.ui import measured, samples, service, shelves
+from sr3.ui import deck, measured, reels, samples, service, shelves
 from tests import study_table as made
 from tests.app_server import make_checkpoints
 
@@ -33,7 +33,7 @@ QUESTIONS = {
 def _clean(monkeypatch):
     monkeypatch.setattr("sr3.metrics.load_lpips", _no_lpips)
     yield
-    for cached in (measured._table, measured._story, measured._chart, samples.faces,
+    for cached in (measured._table, measured._story, measured._chart, samples.faces, reels.reels,
                    samples.resolved, service.engine, service.resolver, service.scorer):  # fmt: skip
         cached.clear()
 
@@ -86,6 +86,25 @@ def test_fine_tuning_at_every_state_of_the_table(folder, kind):
         assert all("yet: `python -m sr3" in box.value for box in app.info)
         if kind != "empty":
             assert headings(app) == titles
+
+
+@pytest.mark.parametrize("page", [DOMAINS, TUNING])
+def test_the_metrics_are_explained_where_they_are_told(folder, page):
+    made.write(folder, "whole")
+    told = [each.value for each in opened(page).markdown]
+    (line,) = [each for each in told if "LPIPS: distance as people see it; less is better." in each]
+    assert "PSNR: closeness" in line and "SSIM: closeness" in line and "LR-PSNR" not in line
+    assert "A gain is always better." in line and line.startswith(":small[")
+
+
+def test_a_stand_explains_the_metrics_beside_each_question(folder, monkeypatch):
+    made.write(folder, "whole")
+    drawn = []
+    monkeypatch.setattr(deck, "_deck", lambda **given: drawn.append(given["data"]))
+    for at in range(6):
+        opened("pages/6_Poster.py", sr3_deck={"at": at, "scale": 1})
+    assert [each["at"] for each in drawn] == list(range(6))
+    assert [each["meaning"] for each in drawn] == ["", *[measured.MEANT] * 4, ""]
 
 
 def test_the_domain_of_a_chart_can_be_chosen(folder):

@@ -27,6 +27,7 @@ const MARKUP = `
       <button class="next" type="button" aria-label="Next slide">›</button>
     </span>
     <button class="full" type="button">Full screen</button>
+    <p class="meaning"></p>
     <figure class="qr"><img alt=""><figcaption><span class="address"></span><span class="note"></span></figcaption></figure>
   </nav>`
 
@@ -94,6 +95,8 @@ class Deck {
       return paragraph
     }))
     this.find('.where').textContent = data.at ? `${data.at} of ${data.slides.length - 1}` : 'Start'
+    this.find('.meaning').textContent = data.meaning
+    this.find('.meaning').hidden = !data.meaning
     this.find('.mine').hidden = slide.kind === 'visitor'
     this.find('.qr img').src = data.qr
     this.find('.qr img').alt = `A QR code of ${data.address}`

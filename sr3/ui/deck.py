@@ -122,6 +122,7 @@ def _head(slides: Sequence[Slide], at: int, poll: bool) -> None:
         "slides": [asdict(slide) for slide in slides], "at": at, "home_after": HOME_AFTER,
         "reels": [asdict(reel) for reel in made.made] if at == 0 else [],
         "qr": _qr(address), "address": address, "note": ALONE if alone(address) else "",
+        "meaning": measured.MEANT if kind == "question" else "",
         "busy": kind == "visitor" and _busy(),
     }  # fmt: skip
     _deck(

@@ -19,11 +19,13 @@ from sr3.charts import Chart
 from sr3.looks import Look, enlarged, look
 from sr3.poster import Answered, answered
 from sr3.ui.frame import small_print
+from sr3.ui.scoreboard import MEANING
 from sr3.views import BASELINES, Story, parents, source_of
 
 Stamp = tuple[tuple[str, int, int], ...]
 ABREAST = 3  # figures in a row; on a phone one is under another
 CHARTS = 64  # drawn ones that are kept
+MEANT = f"{MEANING} A gain is always better."
 MADE: dict[str, Callable[..., Chart]] = {
     "quality": charts.quality, "grid": charts.grid, "curves": charts.curves,
     "ranges": charts.ranges, "chain": charts.chain, "index": charts.index,
@@ -176,6 +178,11 @@ def show(chart: Chart, picked: Callable[[str], None] | None = None) -> None:
             "Download CSV", chart.data.to_csv(index=False), f"sr3-{chart.name}.csv", "text/csv",
             icon=":material/download:", on_click="ignore", key=f"sr3_csv_{chart.name}",
         )  # fmt: skip
+
+
+def explain() -> None:
+    """What the metrics mean, in a line."""
+    small_print(MEANT)
 
 
 def plot(chart: Chart, number: int, scale: float = 1) -> None:

@@ -23,8 +23,9 @@ from sr3.ui.polling import follow
 SHOWN = ("psnr", "ssim", "lpips", "consistency_psnr")
 MEANING = (
     "PSNR: closeness of every pixel, which rewards blur. SSIM: closeness of structure. LPIPS: "
-    "distance as people see it. LR-PSNR: does the picture reduce to its input again?"
+    "distance as people see it; less is better."
 )
+AGAIN = "LR-PSNR: does the picture reduce to its input again?"
 ABREAST = 3  # pictures; more are one under another: so many columns would scroll on a phone
 KEPT, MOST_KEPT = "sr3_scores", 8  # results of `measure` in a session
 POLL = 0.5  # seconds, while LPIPS is being loaded
@@ -99,7 +100,7 @@ def _missing(name: str, face: Face, scorer: Scorer | None) -> str:
 
 
 def _footnote(face: Face, scorer: Scorer | None) -> str:
-    parts = ["✓ marks the best; the arrow says which way is better.", MEANING]
+    parts = ["✓ marks the best; the arrow says which way is better.", MEANING, AGAIN]
     if face.original is None:
         parts.append("Without an original there is nothing to compare with but the input.")
     elif scorer is not None:
