@@ -184,6 +184,15 @@ def test_streamlit_keeps_no_file_that_the_page_lets_go_of(monkeypatch):
     assert len(gone[-1]) == 1 and gone[-1] != [mark]
 
 
+def test_how_long_a_picture_stays_is_said_alike_everywhere():
+    app = opened()
+    for source in ("Upload", "Camera"):
+        app.session_state[paste.SOURCE] = source
+        app.run()
+        assert brought.STAYS in (words(app) if source == "Camera" else app.file_uploader[0].help)
+    assert f"stays {brought.STAYS}" in words(turned(app, "pages/9_About.py"))
+
+
 def test_a_stand_forgets_what_was_brought():
     app = pasted(upload(opened(), encoded(face(200))), encoded(face(180)))
     app.session_state[brought.SHOT] = encoded(face(200))

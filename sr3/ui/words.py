@@ -7,6 +7,7 @@ from functools import partial
 
 import streamlit as st
 
+from sr3.ui.brought import STAYS
 from sr3.ui.frame import alone
 
 # DDIM's step. A line each, with room for a last letter's overhang: nothing scrolls on a phone.
@@ -188,8 +189,9 @@ def about() -> None:
         "photographed. It must never be used to recognise a person.\n"
         "- A model draws what its training data show. Faces that were rare there are resolved "
         "less well.\n"
-        "- Pictures that you upload or take stay in the server's memory while you look at them. "
-        "They are neither stored nor logged."
+        f"- A picture that you upload, paste or take stays {STAYS}; what was drawn of it, until "
+        "you close the tab. A closed tab may come back for two minutes: its memory is freed after "
+        "that, when the next one is closed. Nothing of it is stored or logged."
     )
     st.subheader("Licence and data", anchor=False)
     st.markdown(
