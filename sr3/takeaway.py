@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import io
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice, repeat
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sr3.background import in_background
 from sr3.errors import SR3Error
 from sr3.images import Pixels, encode_png
 
@@ -83,13 +87,14 @@ def sheet(pictures: Sequence[Shown], columns: int = 5) -> bytes:
     return encode_png(np.asarray(paper))
 
 
-def film_strip(rows: Sequence[Sequence[Pixels]], side: int = SIDE) -> list[Pixels]:
+def film_strip(rows: Iterable[Sequence[Pixels]], side: int = SIDE) -> Iterator[Pixels]:
     """Frames (h, w, 3) with the pictures of each row beside one another; `rows` one a frame.
 
     Even sides, as the film's colour format needs.
     """
     side += side % 2
-    return [np.concatenate([_scaled(each, side, False) for each in row], axis=1) for row in rows]
+    for row in rows:
+        yield np.concatenate([_scaled(each, side, False) for each in row], axis=1)
 
 
 def gif(frames: Sequence[Pixels], seconds: float = 2.0) -> bytes:
@@ -109,16 +114,18 @@ def gif(frames: Sequence[Pixels], seconds: float = 2.0) -> bytes:
     return out.getvalue()
 
 
-def mp4(frames: Sequence[Pixels], seconds: float = 2.0) -> bytes:
-    """An H.264 film that browsers and phones play. Raises SR3Error where it cannot be made."""
-    _check(frames)
+def mp4(frames: Iterable[Pixels], count: int, seconds: float = 2.0) -> bytes:
+    """An H.264 film of `count` frames, taken one by one, that browsers and phones play. Raises
+    SR3Error where it cannot be made."""
+    coming = iter(frames)
+    head = list(islice(coming, 1))
+    _check(head)
     try:
         from imageio_ffmpeg import get_ffmpeg_exe  # late: only who asks for a film pays for it
     except ImportError as error:
         raise SR3Error("A film needs a package: `pip install imageio-ffmpeg`.") from error
-    height, width = frames[0].shape[:2]
-    rate = max(len(frames) / seconds, 1)
-    rest = [frames[-1]] * round(rate * HOLD)
+    height, width = head[0].shape[:2]
+    rate = max(count / seconds, 1)
     command = [
         get_ffmpeg_exe(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
         "-s", f"{width}x{height}", "-r", f"{rate:.4f}", "-i", "pipe:0", "-an",
@@ -126,14 +133,47 @@ def mp4(frames: Sequence[Pixels], seconds: float = 2.0) -> bytes:
         "-r", "25", "-threads", "1", "-map_metadata", "-1", "-fflags", "+bitexact",
         "-movflags", "frag_keyframe+empty_moov+default_base_moof", "-f", "mp4", "pipe:1",
     ]  # fmt: skip
-    data = b"".join(np.ascontiguousarray(frame).tobytes() for frame in [*frames, *rest])
     try:
-        done = subprocess.run(
-            command, input=data, capture_output=True, timeout=FILM_TIMEOUT, check=True
-        )
+        return _piped(command, _at_rest(head[0], coming, round(rate * HOLD)))
     except (OSError, subprocess.SubprocessError) as error:
         raise SR3Error("The film could not be made here: take the GIF instead.") from error
-    return done.stdout
+
+
+def _at_rest(first: Pixels, others: Iterable[Pixels], times: int) -> Iterator[Pixels]:
+    """The frames, then the last of them `times` more. Raises SR3Error for one of another size."""
+    frame = first
+    yield frame
+    for frame in others:
+        _check([first, frame])
+        yield frame
+    yield from repeat(frame, times)
+
+
+def _piped(command: Sequence[str], frames: Iterable[Pixels]) -> bytes:
+    """What a program writes that reads frames: one is handed over at a time, for all of them are
+    hundreds of megabytes. Raises OSError and SubprocessError."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as program:
+        assert program.stdin and program.stdout
+        late = threading.Timer(FILM_TIMEOUT, program.kill)
+        late.start()
+        written = in_background("sr3-film", program.stdout.read)  # or both would wait
+        try:
+            for frame in frames:
+                program.stdin.write(np.ascontiguousarray(frame).data)
+            program.stdin.close()
+        except BaseException:
+            program.kill()
+            with suppress(OSError):  # what it was not handed yet
+                program.stdin.close()
+            raise
+        finally:
+            data = written.result()
+            late.cancel()
+    if program.returncode:
+        raise subprocess.CalledProcessError(program.returncode, command)
+    return data
 
 
 def _check(frames: Sequence[Pixels]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import subprocess
+import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -15,7 +17,23 @@ from sr3.errors import SR3Error
 from sr3.takeaway import SIDE, Shown, card, film_strip, gif, mp4
 
 RED, BLUE = (np.full((16, 16, 3), colour, np.uint8) for colour in ((200, 30, 30), (20, 40, 210)))
-FRAMES = film_strip([[RED, BLUE], [BLUE, RED], [RED, RED]], 64)
+FRAMES = list(film_strip([[RED, BLUE], [BLUE, RED], [RED, RED]], 64))
+
+
+def film(frames, **options) -> bytes:
+    return mp4(iter(frames), len(frames), **options)
+
+
+def commands_of(monkeypatch) -> list[list[str]]:
+    """The commands that are begun from now on."""
+    commands, real = [], subprocess.Popen
+
+    def watched(command, **options):
+        commands.append(command)
+        return real(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", watched)
+    return commands
 
 
 def test_a_card_shows_every_picture_in_its_place():
@@ -59,7 +77,7 @@ def test_a_gif_holds_every_frame_in_order_and_repeats():
 
 def test_a_film_can_be_read_and_is_what_browsers_play():
     command = [get_ffmpeg_exe(), "-i", "pipe:0", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
-    read = subprocess.run(command, input=mp4(FRAMES, seconds=0.6), capture_output=True, check=True)
+    read = subprocess.run(command, input=film(FRAMES, seconds=0.6), capture_output=True, check=True)
     about = read.stderr.decode()
     assert "h264" in about and "yuv420p" in about and "128x64" in about
     frames = np.frombuffer(read.stdout, np.uint8).reshape(-1, 64, 128, 3).astype(int)
@@ -69,29 +87,68 @@ def test_a_film_can_be_read_and_is_what_browsers_play():
 
 
 def test_a_film_passes_through_no_file(monkeypatch):
-    commands = []
-    real = subprocess.run
-
-    def watched(command, **options):
-        commands.append(command)
-        return real(command, **options)
-
-    monkeypatch.setattr(subprocess, "run", watched)
-    mp4(FRAMES, seconds=0.2)
+    commands = commands_of(monkeypatch)
+    film(FRAMES, seconds=0.2)
     assert commands[0][-1] == "pipe:1" and commands[0][commands[0].index("-i") + 1] == "pipe:0"
 
 
-@pytest.mark.parametrize("make", [gif, mp4])
+def test_a_film_made_frame_by_frame_has_the_bytes_of_one_made_at_once(monkeypatch):
+    """More frames than a pipe holds, to a rate of 20 a second; the last one rests for 30 more."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    frames = list(film_strip([[each] for each in noise], 96))
+    commands = commands_of(monkeypatch)
+    found = film(frames)
+    whole = b"".join(frame.tobytes() for frame in [*frames, *[frames[-1]] * 30])
+    at_once = subprocess.run(commands[0], input=whole, capture_output=True, check=True)
+    assert found == at_once.stdout and len(found) > 10_000
+
+
+def test_no_more_than_a_few_frames_of_a_film_are_held():
+    made, alive = [], []
+
+    def frames():
+        for k in range(60):
+            frame = np.full((64, 64, 3), k, np.uint8)
+            made.append(weakref.ref(frame))
+            alive.append(sum(each() is not None for each in made))
+            yield frame
+
+    mp4(frames(), 60)
+    assert len(made) == 60 and max(alive) <= 4
+
+
+@pytest.mark.parametrize("make", [gif, film])
 @pytest.mark.parametrize("frames", [[], [RED, np.zeros((8, 8, 3), np.uint8)]])
 def test_frames_that_do_not_fit_are_refused(make, frames):
     with pytest.raises(SR3Error, match="run the chain first"):
         make(frames)
 
 
+def test_a_frame_that_does_not_fit_is_refused_on_the_way():
+    with pytest.raises(SR3Error, match="run the chain first"):
+        film([*[np.zeros((64, 62, 3), np.uint8)] * 50, RED])
+
+
+@pytest.mark.parametrize("program", ["import time; time.sleep(60)", "raise SystemExit(3)"])
+def test_a_program_that_hangs_or_fails_is_ended_and_told(monkeypatch, program):
+    monkeypatch.setattr(takeaway, "FILM_TIMEOUT", 0.5)
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: sys.executable)
+    real, begun = subprocess.Popen, []
+
+    def other(command, **options):
+        begun.append(real([sys.executable, "-c", program], **options))
+        return begun[0]
+
+    monkeypatch.setattr(subprocess, "Popen", other)
+    with pytest.raises(SR3Error, match="take the GIF"):
+        film([np.zeros((256, 256, 3), np.uint8)] * 20)
+    assert begun[0].returncode not in (None, 0)
+
+
 def test_a_film_that_fails_is_one_sentence(monkeypatch):
     def fail(*_, **__):
-        raise subprocess.TimeoutExpired("ffmpeg", 60)
+        raise OSError("no such program")
 
-    monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.setattr(subprocess, "Popen", fail)
     with pytest.raises(SR3Error, match="take the GIF"):
-        mp4(FRAMES)
+        film(FRAMES)

@@ -102,9 +102,9 @@ def _files(keepsake: Keepsake) -> list[tuple[str, Callable[[], bytes], str, str,
         moving = [
             ("Card", lambda: card(shown, keepsake.title, _signed(keepsake)), "-card.png",
              "image/png", ":material/badge:"),
-            ("GIF", lambda: gif(film_strip(film(), 256)), ".gif", "image/gif",
+            ("GIF", lambda: gif(list(film_strip(film(), 256))), ".gif", "image/gif",
              ":material/gif_box:"),
-            ("MP4", lambda: mp4(film_strip(film())), ".mp4", "video/mp4", ":material/movie:"),
+            ("MP4", lambda: _mp4(film), ".mp4", "video/mp4", ":material/movie:"),
         ]  # fmt: skip
     return [
         ("PNG", lambda: keepsake.png, ".png", "image/png", ":material/image:"),
@@ -125,7 +125,7 @@ def film_trouble() -> Future[str]:
 
 def _try_film() -> str:
     try:
-        mp4([np.zeros((16, 16, 3), np.uint8)] * 2, 0.1)
+        mp4([np.zeros((16, 16, 3), np.uint8)] * 2, 2, 0.1)
     except SR3Error as error:
         return str(error)
     return ""
@@ -150,6 +150,11 @@ def past() -> None:
                     if each.link:
                         with st.popover("Link", icon=":material/link:"):
                             st.code(each.link, language=None, wrap_lines=True)
+
+
+def _mp4(film: Film) -> bytes:
+    rows = film()
+    return mp4(film_strip(rows), len(rows))
 
 
 def _json(record: dict[str, Any]) -> bytes:
