@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 import sr3.checkpoints
 from sr3.errors import MetricUnavailable
-from sr3.ui import brought, gallery, live, paste, service
+from sr3.ui import brought, deck, gallery, live, paste, service
 from tests.app_server import make_checkpoints
 from tests.test_app import encoded, face, opened, run_to_end, upload
 
@@ -196,6 +196,7 @@ def test_how_long_a_picture_stays_is_said_alike_everywhere():
 def test_a_stand_forgets_what_was_brought():
     app = pasted(upload(opened(), encoded(face(200))), encoded(face(180)))
     app.session_state[brought.SHOT] = encoded(face(200))
+    app.session_state[deck.GONE] = True  # as when the visitor's slide is left
     turned(app, POSTER)
     kept = (brought.FILE, brought.SHOT, paste.PASTED, paste.WHICH, "sr3_photographs")
     assert [key for key in kept if key in app.session_state] == []

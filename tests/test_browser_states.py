@@ -92,6 +92,7 @@ def unreadable(page: Page) -> None:
 
 def waiting_to_compare(page: Page) -> None:
     turn_to(page, "Compare")
+    turn_tab(page, "Gallery")
     expect(page.get_by_role("radio", name="Astronaut")).to_be_checked()
     press(page.get_by_role("button", name="Compare", exact=True))
     expect(page.get_by_text("ahead of you").first).to_be_visible()

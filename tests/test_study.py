@@ -577,7 +577,7 @@ def test_a_parent_measured_on_other_images_is_measured_again(whole, tmp_path, ce
     frame = frame if cells else frame[~tuned]
     others = frame.assign(image=frame["image"].where(tuned, "another-" + frame["image"]))
     results.append(others, tmp_path / "other")
-    results.append(pd.concat([frame, others[~tuned]]), tmp_path / "more")
+    results.append(pd.concat([frame, others[others["image"] != frame["image"]]]), tmp_path / "more")
     first = Study(plan, tmp_path / "more", work).tasks()
     assert not first if cells else first[0].run is not None
     again = Study(plan, tmp_path / "other", work).tasks()
