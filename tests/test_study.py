@@ -74,6 +74,7 @@ def whole(place):
         patch.chdir(place)
         patch.setenv("SR3_LPIPS_WEIGHTS", "nowhere")
         patch.setenv("SR3_OFFLINE", "1")
+        study_module._domain.cache_clear()  # this comes before what is done for each test
         result = study("whole")
         assert result.exit_code == 0, result.output
         return table("whole"), result
