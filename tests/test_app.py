@@ -253,8 +253,14 @@ def test_of_a_run_under_way_little_is_sent_again_and_again():
     assert passing.playing["c"].image == stage.webp(run.face.original)
 
 
-def test_settings_outlive_a_page_that_has_none():
+@pytest.mark.parametrize("hurry", [False, True])
+def test_settings_outlive_a_page_that_has_none(monkeypatch, hurry):
+    """Also those that were not drawn at first, while a first visit's run was under way."""
+    monkeypatch.setattr(live, "AT_ONCE", hurry)
     app = opened()
+    if hurry:
+        finished(app)
+        app.run()
     app.number_input(key="sr3_seed").set_value(5).run()
     app.switch_page("pages/1_Compare.py").run()
     app.multiselect(key="sr3_rivals").set_value(["tiny"]).run()

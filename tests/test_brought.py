@@ -106,9 +106,20 @@ def test_a_face_of_the_gallery_is_chosen_on_every_page():
     app = opened()
     app.session_state["sr3_gallery"] = {"chosen": "Ines"}
     run = run_to_end(app.run())
-    for page in (COMPARE, "app.py"):
+    for page in (COMPARE, "pages/9_About.py", "app.py"):
         assert turned(app, page).session_state["sr3_gallery"] == {"chosen": "Ines"}
     assert app.session_state["sr3_run"] is run
+
+
+def test_which_of_several_pictures_is_chosen_on_every_page():
+    """Also where it was another one while there was nothing to choose from."""
+    data = encoded(face(200))
+    app = given(pasted(opened(), encoded(face(180))), {"1.png": data})
+    run = run_to_end(app)
+    for page in (COMPARE, "pages/9_About.py", "app.py"):
+        app = turned(app, page)
+    assert looked_at(app) == digest(data) and app.session_state["sr3_run"] is run
+    assert app.selectbox(key=paste.WHICH).options == [paste.CLIPBOARD, "Earlier: 1.png"]
 
 
 def test_which_face_and_which_square_stay_chosen_until_another_picture(monkeypatch):
@@ -122,10 +133,10 @@ def test_which_face_and_which_square_stay_chosen_until_another_picture(monkeypat
     app.run()
     by_hand = next(each for each in app.toggle if each.label == "Choose the square myself")
     by_hand.set_value(True).run()
-    square = next(key for key in app.session_state.to_dict() if "sr3_square_" in key)
-    app.session_state[square] = {"square": [0.6, 0.1, 0.7]}
+    (square,) = [key for key in app.session_state.to_dict() if "sr3_square_" in key]
+    app.session_state[square.removesuffix("_widget")] = [0.6, 0.1, 0.7]
     run = run_to_end(app.run())
-    for page in (COMPARE, "app.py"):
+    for page in (COMPARE, "pages/9_About.py", "app.py"):
         app = turned(app, page)
     assert app.session_state["sr3_run"] is run
     upload(app, encoded(face(200)))

@@ -73,6 +73,55 @@ def test_several_files_can_be_chosen_from(visit):
     expect(page.get_by_text("Ready.")).to_be_visible()
 
 
+def test_a_visitor_s_own_face_is_there_on_every_page(visit):
+    """Uploaded beside a paste, resolved, and found again with its result; then removed."""
+    page = visit()
+    turn_tab(page, "Upload")
+    with rerun(page):
+        paste(page, draw(PORTRAITS[2]).resize((200, 200)))
+    with rerun(page):
+        page.locator("input[type=file]").set_input_files([photograph("png", 1, 160)])
+    expect(page.get_by_role("combobox", name="Which picture?")).to_have_value("1. 1.png")
+    press(page.get_by_role("button", name="Super-resolve"))
+    expect(page.get_by_text("Done: 16 × 16").first).to_be_visible()
+    for name in ("Compare", "About", "Super-resolve"):
+        turn_to(page, name)
+    expect(page.get_by_text("Done: 16 × 16").first).to_be_visible()
+    expect(page.get_by_role("combobox", name="Which picture?")).to_have_value("Earlier: 1.png")
+    for left in ("From the clipboard.", "Choose a face to begin."):
+        with rerun(page):
+            press(page.get_by_role("button", name="Remove this picture"))
+        expect(page.get_by_text(left).first).to_be_visible()
+
+
+def test_what_is_chosen_on_one_page_is_chosen_on_the_other_and_back(visit):
+    """A face of the gallery, and a square; what a page showed before comes back with no click."""
+    page = visit()
+    for where, name in (("Super-resolve", "Ines"), ("Compare", "Noor"), ("Super-resolve", "Ines")):
+        turn_to(page, where)
+        with rerun(page):
+            page.get_by_role("radio", name=name).check(force=True)
+    turn_to(page, "Compare")
+    expect(page.get_by_role("radio", name="Ines")).to_be_checked()
+    sheet = Image.new("RGB", (400, 300), (120, 140, 120))
+    sheet.paste(draw(PORTRAITS[1]).resize((200, 200)), (20, 60))
+    with rerun(page):
+        paste(page, sheet)
+    with rerun(page):
+        press(page.get_by_text("Choose the square myself"))
+    square, lefts = page.get_by_role("group", name="The square that is used"), []
+    for where, key in (("Super-resolve", "ArrowRight"), ("Compare", "ArrowRight"),
+                       ("Super-resolve", "ArrowLeft"), ("Compare", "ArrowLeft")):  # fmt: skip
+        turn_to(page, where)
+        arrived = square.evaluate("each => each.style.left")
+        assert arrived == (lefts or [arrived])[-1], "as it was left on the other page"
+        with rerun(page):
+            for _ in range(5):
+                square.press(key)
+        lefts.append(square.evaluate("each => each.style.left"))
+    assert len(set(lefts)) > 1
+
+
 def test_a_finger_does_it(visit):
     """Taps alone, on a phone: a face, a run, another network, the lens."""
     page = visit(size="phone", has_touch=True)

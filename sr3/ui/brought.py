@@ -59,7 +59,10 @@ def upload(uploader: DeltaGenerator) -> bytes | None:
     if (chosen := carry(WHICH, "")) not in titles:
         chosen = state[WHICH] = list(titles)[-1]
     if len(titles) > 1:
-        st.selectbox("Which picture?", list(titles), format_func=titles.__getitem__, key=WHICH)
+        st.selectbox(
+            "Which picture?", list(titles), format_func=titles.__getitem__, key=WHICH,
+            persist_state="session",
+        )  # fmt: skip
     if chosen in given:
         return _looked_at(given[chosen])
     small_print(f"{titles[chosen]}.")

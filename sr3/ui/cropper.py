@@ -14,7 +14,6 @@ import streamlit as st
 from PIL import Image
 
 from sr3.faces import Face
-from sr3.ui.settings import carry
 from sr3.ui.stage import webp
 
 SHOWN = 640  # most pixels of the longer side, as shown
@@ -39,12 +38,17 @@ def crop(photograph: Image.Image, faces: Sequence[Face], digest: str, choose: in
         small.thumbnail((SHOWN, SHOWN))
         kept[key] = webp(np.asarray(small)), first_square(photograph, faces, choose)
     image, first = kept[key]
-    moved = carry(key, {"square": first}).get("square") or first
+    moved = st.session_state.get(key) or first
+    widget = f"{key}_widget"
+
+    def take() -> None:  # Streamlit forgets what is a widget's with its page
+        st.session_state[key] = st.session_state[widget].square
+
     _cropper(
-        key=key,
+        key=widget,
         data={"name": key, "image": image, "square": list(moved), "width": photograph.width,
               "height": photograph.height},
-        default={"square": None}, on_square_change=lambda: None,
+        default={"square": None}, on_square_change=take,
     )  # fmt: skip
     return cut(photograph, _checked(moved, first))
 

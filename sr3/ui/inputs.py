@@ -23,11 +23,12 @@ from sr3.images import Pixels, decode, degrade, resize
 from sr3.ui import brought, cropper, gallery
 from sr3.ui.frame import small_print
 from sr3.ui.paste import SOURCE, listen
-from sr3.ui.settings import CARRIED, Recipe, carry, choose_recipe
+from sr3.ui.settings import Recipe, carry, choose_recipe
 from sr3.ui.stage import webp
 from sr3.ui.tiles import Tile, pick
 
 MAX_BYTES = 20_000_000  # as `maxUploadSize`, which the browser alone enforces
+SOURCES, TABS = ("Gallery", "Upload", "Camera"), "sr3_source_tabs"  # the latter a widget's key
 MAX_FACES = 6  # offered of one photograph
 # Keys of the session for the one photograph, and how the keys of its widgets begin.
 PHOTOGRAPH = ("sr3_photographs", "sr3_found", "sr3_squares")
@@ -71,9 +72,8 @@ def choose(hurry: bool = False) -> tuple[Face | None, Recipe]:
 
 def choose_face(low: int, high: int) -> Face | None:
     """The visitor's face, reduced to `low` pixels a side; None while there is none."""
-    sources = ["Gallery", "Upload", "Camera"]
-    carry(SOURCE, sources[0])
-    chosen, upload, camera = st.tabs(sources, on_change="rerun", key=SOURCE)
+    st.session_state[TABS] = st.session_state.setdefault(SOURCE, SOURCES[0])
+    chosen, upload, camera = st.tabs(SOURCES, on_change=_turned, key=TABS)
     with upload:  # on every page and with every tab, so that a paste is heard
         uploader = st.container()
         listen()
@@ -92,6 +92,11 @@ def choose_face(low: int, high: int) -> Face | None:
         return _reduced(face.pixels, low, high, f"gallery-{name}")
 
 
+def _turned() -> None:
+    """Keep which source is open where Streamlit does not forget it with the page."""
+    st.session_state[SOURCE] = st.session_state[TABS]
+
+
 def _from_visitor(bring: Callable[[], bytes | None], low: int, high: int) -> Face | None:
     """What a visitor brings as a face; anything wrong with it becomes one box."""
     try:
@@ -106,10 +111,9 @@ def _from_visitor(bring: Callable[[], bytes | None], low: int, high: int) -> Fac
 
 def _forget_photograph() -> None:
     """Let go of the one photograph, with all that was chosen of it."""
-    for kept in (st.session_state, st.session_state.get(CARRIED, {})):
-        for key in [str(key) for key in kept]:
-            if key in PHOTOGRAPH or key.startswith(WIDGETS):
-                del kept[key]
+    for key in map(str, list(st.session_state)):
+        if key in PHOTOGRAPH or key.startswith(WIDGETS):
+            del st.session_state[key]
 
 
 def _read(data: bytes, low: int, high: int) -> Face:
@@ -132,7 +136,7 @@ def _read(data: bytes, low: int, high: int) -> Face:
         crop = photograph.crop(choose)
     by_hand = f"sr3_by_hand_{digest[:12]}"
     carry(by_hand, False)
-    if st.toggle("Choose the square myself", key=by_hand):
+    if st.toggle("Choose the square myself", key=by_hand, persist_state="session"):
         square = np.asarray(cropper.crop(photograph.image, photograph.faces or [], digest, choose))
         mark = hashlib.sha256(square.tobytes()).hexdigest()[:12]
         return _reduced(square, low, high, f"{digest}-{choose}-{mark}")

@@ -48,6 +48,7 @@ def choose() -> list[Contestant]:
     chosen = st.multiselect(
         "Compare", options, key=RIVALS, max_selections=MOST, format_func=names.__getitem__,
         placeholder="Two to four", help="All of them get the same input and the same noise.",
+        persist_state="session",
     )  # fmt: skip
     parent = tuned = ""
     if set(chosen) & set(MIXED):
@@ -80,6 +81,7 @@ def _weight() -> float:
         st.slider(
             "Interpolation weight w", 0.0, MOST_WEIGHT, step=0.05, key=WEIGHT,
             help="0 is the pretrained network, 1 the fine-tuned one; beyond 1 goes further.",
+            persist_state="session",
         )
     )  # fmt: skip
 
@@ -92,6 +94,7 @@ def _splice(parent: SuperResolver) -> int:
             "Splice at time step", 50, last - 50, step=50, key=SPLICE,
             help="The pretrained network works above it, where the image is noisier, and the "
             "fine-tuned one from it down to the finished image.",
+            persist_state="session",
         )
     )  # fmt: skip
 
@@ -104,7 +107,9 @@ def _pair(pairs: Sequence[tuple[str, str]], entries: dict[str, RegistryEntry]) -
         return pairs[0]
     if carry(PAIR, pairs[0]) not in pairs:
         st.session_state[PAIR] = pairs[0]
-    return st.selectbox("Mixed of", pairs, key=PAIR, format_func=titles.__getitem__)
+    return st.selectbox(
+        "Mixed of", pairs, key=PAIR, format_func=titles.__getitem__, persist_state="session"
+    )
 
 
 def _pairs(entries: dict[str, RegistryEntry]) -> list[tuple[str, str]]:

@@ -21,7 +21,6 @@ MOST_STEPS = 200
 STEP_COUNTS = (1, 2, 5, 10, 20, 50, 100)  # side by side
 MOST_SAMPLES = 12
 MOST_SEED = 2**31 - 1
-CARRIED = "sr3_carried"  # key of the session
 T = TypeVar("T")
 
 
@@ -51,7 +50,7 @@ def choose_recipe(hurry: bool = False) -> Recipe:
     if drawn:
         settings.selectbox(
             "Checkpoint", list(entries), format_func=lambda name: entries[name].title,
-            key="sr3_checkpoint", help="The trained network.",
+            key="sr3_checkpoint", help="The trained network.", persist_state="session",
         )  # fmt: skip
     name = st.session_state["sr3_checkpoint"]
     resolver = service.resolver(name)  # outside: that it is being loaded is to be seen
@@ -64,13 +63,12 @@ def choose_recipe(hurry: bool = False) -> Recipe:
 def carry(key: str, first: T) -> T:
     """A widget's value, kept when the visitor goes to other pages; `first` until one is chosen.
 
-    Streamlit forgets a widget's value with its page, unless it is set again before the widget is
-    made; on a page without the widget it forgets even that, so a copy stays beside it.
+    Streamlit forgets a widget's value with its page, but for one made with `persist_state`; and it
+    shows what is set only where that is set again before the widget is made.
     """
-    state = st.session_state
-    carried: dict[str, T] = state.setdefault(CARRIED, {})
-    state[key] = carried[key] = state.get(key, carried.get(key, first))
-    return carried[key]
+    value: T = st.session_state.get(key, first)
+    st.session_state[key] = value
+    return value
 
 
 def choose_sampling(resolver: SuperResolver, drawn: bool = True) -> SamplerConfig:
@@ -95,10 +93,11 @@ def _draw_sampling(name: str, estimate: int, last: int) -> None:
     st.selectbox(
         "Sampler", list(SAMPLERS), format_func=SAMPLERS.__getitem__, key=f"sr3_sampler_{name}",
         help="The rule that turns each clean estimate into the next, less noisy image.",
+        persist_state="session",
     )  # fmt: skip
     st.slider(
         "Steps", 1, MOST_STEPS, key=f"sr3_steps_{name}",
-        help="How often the network looks at the image. More is slower.",
+        help="How often the network looks at the image. More is slower.", persist_state="session",
     )  # fmt: skip
     st.radio(
         "Begin from", [estimate, last], key=f"sr3_start_{name}",
@@ -106,10 +105,12 @@ def _draw_sampling(name: str, estimate: int, last: int) -> None:
             f"{'pure noise' if t == last else 'the noised enlargement'} (step {t} of {last})"
         ),
         help="The bicubic enlargement with noise on it is a head start: fewer steps suffice.",
+        persist_state="session",
     )  # fmt: skip
     st.toggle(
         "Keep to the input", key=f"sr3_consistency_{name}",
         help="After each step, make the estimate reduce to exactly the 16 × 16 input.",
+        persist_state="session",
     )  # fmt: skip
 
 
@@ -120,6 +121,7 @@ def choose_seed(drawn: bool = True) -> int:
         st.number_input(
             "Seed", 0, MOST_SEED, key="sr3_seed",
             help="Which noise is drawn: another seed gives another possible face.",
+            persist_state="session",
         )  # fmt: skip
     return int(st.session_state["sr3_seed"])
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from sr3.ui.settings import carry
-
 CSS = """
 fieldset { border: 0; margin: 0; padding: 0; min-width: 0; container-type: inline-size; }
 legend { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -112,17 +110,18 @@ class Tile:
 def pick(legend: str, tiles: Sequence[Tile], key: str) -> str:
     """The value of the chosen tile; the first one until a visitor chooses.
 
-    The choice lives in the session under `key`, from page to page.
+    The choice lives in the session under `key`, and the widget under another one: Streamlit forgets
+    what is a widget's with its page.
     """
-    values = [tile.value for tile in tiles]
-    chosen = carry(key, {"chosen": values[0]}).get("chosen")
+    values, state, widget = [tile.value for tile in tiles], st.session_state, f"{key}_tiles"
+    chosen = str(state.get(key, {}).get("chosen"))
     if chosen not in values:
         chosen = values[0]
-        st.session_state[key] = {"chosen": chosen}
-    state = _tiles(
-        key=key,
-        data={"legend": legend, "tiles": [vars(tile) for tile in tiles], "chosen": chosen},
-        default={"chosen": chosen},
-        on_chosen_change=lambda: None,
-    )
-    return str(state.chosen if state.chosen in values else chosen)
+    state[key] = state[widget] = {"chosen": chosen}
+
+    def take() -> None:
+        state[key] = {"chosen": state[widget].chosen}
+
+    data = {"legend": legend, "tiles": [vars(tile) for tile in tiles], "chosen": chosen}
+    _tiles(key=widget, data=data, on_chosen_change=take)
+    return chosen

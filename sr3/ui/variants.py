@@ -74,7 +74,7 @@ def samples(face: Face | None, recipe: Recipe) -> None:
     """Several samples, their mean and their spread, with the metrics of both."""
     words.layers("samples")
     carry("sr3_count", 6)
-    count = st.slider("Samples", 2, MOST_SAMPLES, key="sr3_count")
+    count = st.slider("Samples", 2, MOST_SAMPLES, key="sr3_count", persist_state="session")
     tasks = [task(recipe, f"Sample {k + 1}", sample=k, keep=1) for k in range(count)]
     found = theatre.perform(
         "sr3_samples_run", face, tasks, partial(_samples, tuple(tasks)), label="Draw samples",
@@ -218,8 +218,9 @@ def counts(face: Face | None, recipe: Recipe) -> None:
     carry("sr3_step_counts", list(STEP_COUNTS[:5]))
     # No pills: what is chosen there reaches only 4.2:1 in the dark scheme.
     chosen = st.multiselect(
-        "Steps", STEP_COUNTS, key="sr3_step_counts", help="50 and 100 take their time."
-    )
+        "Steps", STEP_COUNTS, key="sr3_step_counts", help="50 and 100 take their time.",
+        persist_state="session",
+    )  # fmt: skip
     tasks = [task(recipe, step_count(n), steps=n, keep=1) for n in sorted(chosen)]
     found = theatre.perform(
         "sr3_counts", face, tasks, partial(_counts, tuple(tasks)), label="Run them",
