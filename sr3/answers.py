@@ -71,7 +71,7 @@ class Least:
         else:
             told += (
                 f"{images_label(self.images)} and {self.updates:,} updates reach "
-                f"{self.share.mean:.0%} of the best gain ({bounds(self.share, '.0%')}; "
+                f"{self.share.mean:.0%} of the best gain ({_bounds(self.share, '.0%')}; "
                 f"{_seeds(self.seeds)}), which is {gained}"
             )
         return f"{told}; in 95% of resamples the choice is {self._between}{self._open_end}"
@@ -458,24 +458,26 @@ def moved(domain: str, gain: Interval) -> str:
     """What a domain gains or loses. Never "LPIPS changes by": there, less is better."""
     if gain.low > 0 or gain.high < 0:
         return f"{domain} {'gains' if gain.mean > 0 else 'loses'} {_unsigned(gain)}"
-    size = f"{gain.mean:+.4f} ({bounds(gain, '+.4f')}, n = {gain.n}; + is better)"
-    return f"{domain} changes by {size}"
+    return f"{domain} changes by {sized(gain, '+.4f', '; + is better')}"
 
 
 def _unsigned(interval: Interval) -> str:
     """Without its sign, of an interval on one side of zero."""
     low, high = sorted((abs(interval.low), abs(interval.high)))
-    size = Interval(abs(interval.mean), low, high, interval.n)
-    return f"{size.mean:.4f} ({bounds(size, '.4f')}, n = {size.n})"
+    return sized(Interval(abs(interval.mean), low, high, interval.n), ".4f")
 
 
 def signed(interval: Interval) -> str:
     """More is better in every metric: a fall of LPIPS is told as a gain."""
-    return f"{interval.mean:+.4f} ({bounds(interval, '+.4f')}, n = {interval.n})"
+    return sized(interval, "+.4f")
 
 
-def bounds(interval: Interval, form: str) -> str:
-    """An interval in words, its ends as `form` writes numbers."""
+def sized(interval: Interval, form: str, note: str = "") -> str:
+    """A mean with its interval and n, numbers as `form` writes them."""
+    return f"{interval.mean:{form}} ({_bounds(interval, form)}, n = {interval.n}{note})"
+
+
+def _bounds(interval: Interval, form: str) -> str:
     if np.isnan(interval.low):
         return "no interval"
     return f"95% interval {interval.low:{form}} to {interval.high:{form}}"

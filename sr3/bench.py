@@ -35,7 +35,7 @@ from sr3.metrics import METRICS, Scorer, psnr
 from sr3.pipeline import SuperResolver, load
 from sr3.plain import plain_chain
 from sr3.presets import MODELS
-from sr3.schedule import NoiseSchedule, level_device
+from sr3.schedule import NoiseSchedule, everywhere
 from sr3.timing import in_turn, took
 from sr3.unet import UNet
 
@@ -226,8 +226,7 @@ def _public(model: SuperResolver, settings: BenchSettings) -> Iterator[Row]:
     plain: list[float] = []
     for batch in (1, *([8, 32, 64] if device.device.type == "cuda" else [])):
         few = condition.expand(batch, -1, -1, -1).contiguous()
-        where = level_device(device.device)
-        level = torch.full((batch,), 0.5, dtype=torch.float64, device=where)
+        level = everywhere(0.5, few)
         ways: dict[str, Callable[[], object]] = {
             "plain": chain.__next__, "ours": partial(ours.estimate, few, few, level),
         }  # fmt: skip

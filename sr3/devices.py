@@ -18,7 +18,7 @@ from sr3 import convolutions, graphs
 from sr3.config import ModelConfig, UNetConfig
 from sr3.denoiser import Denoiser
 from sr3.errors import ConfigError
-from sr3.schedule import level_device
+from sr3.schedule import everywhere
 from sr3.timing import shortest
 from sr3.unet import UNet
 
@@ -106,11 +106,10 @@ def _problem(name: str) -> str:
 def _ask(device: torch.device) -> None:
     """Ask a small network once, as sampling does; what its weights hold does not matter."""
     image = torch.ones(1, 3, SMALL.high_res, SMALL.high_res, device=device)
-    level = torch.full((1,), 0.5, dtype=torch.float64, device=level_device(device))
     with torch.device("meta"):  # where initial weights draw nothing from the process's generator
         network = UNet(SMALL).eval()
     denoiser = Denoiser(network.to_empty(device=device), ModelConfig(network=SMALL))
-    denoiser(image, image, level).sum().item()
+    denoiser(image, image, everywhere(0.5, image)).sum().item()
 
 
 def _on_cuda(device: torch.device) -> Device:

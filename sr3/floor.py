@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sr3.config import UNetConfig
-from sr3.schedule import level_device
+from sr3.schedule import everywhere
 from sr3.timing import took
 
 SIZES = (512, 1024, 2048)  # of the square matrices; a GPU also gets 8192
@@ -66,10 +66,9 @@ def work_of(network: nn.Module, config: UNetConfig, precision: torch.dtype) -> W
     weights = list(network.parameters())
     side, device = config.high_res, weights[0].device
     image = torch.zeros(1, 3, side, side, device=device)
-    level = torch.full((1,), 0.5, dtype=torch.float64, device=level_device(device))
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        network(image, image, level)
+        network(image, image, everywhere(0.5, image))
     size = torch.finfo(precision).bits // 8
     return Work(
         float(counter.get_total_flops()),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sr3.answers import MAIN, alike, bounds, signed, verdict
+from sr3.answers import MAIN, alike, signed, sized, verdict
 from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell, images_label
 from sr3.gap import Chain
@@ -53,13 +53,12 @@ class Level:
 
     @property
     def sentence(self) -> str:
-        metric, value = METRICS[self.metric], self.value
+        metric = METRICS[self.metric]
         form = ".2f" if metric.unit else ".3f"
         where = f"its own domain, {self.domain}" if self.own else self.domain
         return (
-            f"{metric.title} of {self.checkpoint} on {where}: {value.mean:{form}} "
-            f"({bounds(value, form)}, n = {value.n}){self._beside_home}; bicubic enlargement: "
-            f"{self.bicubic:{form}}."
+            f"{metric.title} of {self.checkpoint} on {where}: {sized(self.value, form)}"
+            f"{self._beside_home}; bicubic enlargement: {self.bicubic:{form}}."
         )
 
     @property

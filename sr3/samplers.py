@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sr3.config import SamplerConfig
 from sr3.errors import ConfigError
-from sr3.schedule import NoiseSchedule, level_device
+from sr3.schedule import NoiseSchedule, everywhere
 
 Sampler = Generator[tuple[Tensor, Tensor], Tensor, Tensor]
 Noise = Callable[[], Tensor]
@@ -65,7 +65,7 @@ def ancestral(x: Tensor, levels: Tensor, *, noise: Noise) -> Sampler:
     the last step, whose variance is zero.
     """
     for now, after in pairwise(levels.double().tolist()):
-        x0 = yield x, _everywhere(now, x)
+        x0 = yield x, everywhere(now, x)
         bar_now, bar_after = now**2, after**2
         alpha = bar_now / bar_after
         beta = 1 - alpha
@@ -78,7 +78,7 @@ def ancestral(x: Tensor, levels: Tensor, *, noise: Noise) -> Sampler:
 def ddim(x: Tensor, levels: Tensor, *, noise: Noise, eta: float = 0.0) -> Sampler:
     """DDIM (2010.02502), equations 12 and 16: eta 0 is deterministic, eta 1 is `ancestral`."""
     for now, after in pairwise(levels.double().tolist()):
-        x0 = yield x, _everywhere(now, x)
+        x0 = yield x, everywhere(now, x)
         s_now, s_after = (1 - now**2) ** 0.5, (1 - after**2) ** 0.5
         sigma = eta * (s_after / s_now) * max(1 - (now / after) ** 2, 0.0) ** 0.5
         eps = (x - now * x0) / s_now
@@ -97,7 +97,7 @@ def dpmpp(x: Tensor, levels: Tensor) -> Sampler:
     before: Tensor | None = None
     h_before = 0.0
     for now, after in pairwise(levels.double().tolist()):
-        x0 = yield x, _everywhere(now, x)
+        x0 = yield x, everywhere(now, x)
         if after >= 1:
             return x0
         s_now, s_after = (1 - now**2) ** 0.5, (1 - after**2) ** 0.5
@@ -109,10 +109,6 @@ def dpmpp(x: Tensor, levels: Tensor) -> Sampler:
         x = (s_after / s_now) * x - after * float(np.expm1(-h)) * estimate
         before, h_before = x0, h
     return x
-
-
-def _everywhere(level: float, x: Tensor) -> Tensor:
-    return torch.full((x.shape[0],), level, dtype=torch.float64, device=level_device(x.device))
 
 
 def start_point(condition: Tensor, level: float, noise: Noise, *, from_noise: bool) -> Tensor:

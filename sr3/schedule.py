@@ -133,6 +133,11 @@ def level_device(device: torch.device) -> torch.device:
     return device if device.type == "cuda" else torch.device("cpu")
 
 
+def everywhere(level: float, x: Tensor) -> Tensor:
+    """A noise level for each image of `x` (batch, ...): (batch,) float64 on its `level_device`."""
+    return torch.full((len(x),), level, dtype=torch.float64, device=level_device(x.device))
+
+
 @lru_cache(maxsize=64)  # by schedule: an engine asks anew for each job
 def _respaced(
     schedule: NoiseSchedule, steps: int, spacing: Spacing, start: int, end: int
