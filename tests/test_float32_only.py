@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr3 import devices
+from sr3 import devices, schedule
 from sr3.config import TrainConfig
 from sr3.devices import Device, pick_device
 from sr3.distil import TRAINING, Distiller, student_of
@@ -156,7 +156,7 @@ def test_it_is_chosen_where_it_answers(offered):
 
 
 def levels_beside(monkeypatch):
-    monkeypatch.setattr(devices, "level_device", lambda device: device)
+    monkeypatch.setattr(schedule, "level_device", lambda device: device)
 
 
 def a_kernel_missing(monkeypatch):
