@@ -5,16 +5,17 @@ convolution itself where the picture is small. Where it pays, 3x3 kernels run ov
 outputs by F(m x m, 3x3), with (m + 2)^2 instead of 9 m^2 multiplications a pair of channels; those
 of a picture that is first doubled in size run over the small one, with 9 for each 36.
 
-Invariants: a plain layout gives torch's own values, tiles give them within 1e-4 of the greatest
-(about 1e-5 is measured); biases are the convolution's own, so that a change shows; only float32 on
-a CPU, and no gradient. `sr3.quick` makes a network of them.
+Invariants: a plain layout gives torch's own values, in bfloat16 too, tiles give them within 1e-4 of
+the greatest (about 1e-5 is measured); all else is float32 alone; only on a CPU, and no gradient.
+`sr3.quick` makes a network of them.
 
 Source: Lavin and Gray 2016 (arXiv 1509.09308), section 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -252,19 +253,25 @@ def portions(batch: int, rows: int, row: int, weights: int) -> Iterator[tuple[sl
 
 
 class Packed(nn.Module):
-    """torch's own convolution with its weights laid out once."""
+    """torch's own convolution with its weights laid out once, in the precision it computes in."""
 
-    def __init__(self, conv: nn.Conv2d, shape: Sequence[int]) -> None:
+    def __init__(
+        self, conv: nn.Conv2d, shape: Sequence[int], precision: torch.dtype = torch.float32
+    ) -> None:
         """`shape` of the input that it is made for; others are right too, and may be slower."""
         super().__init__()
         self.padding, self.stride = list(map(int, conv.padding)), list(conv.stride)
-        self.bias, self.nbytes = conv.bias, conv.weight.nbytes
+        self.precision = precision
+        self.bias = None if conv.bias is None else conv.bias.detach().to(precision)
+        weight = conv.weight.detach().to(precision)
+        self.nbytes = weight.nbytes
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-            conv.weight.detach(), self.padding, self.stride, [1, 1], 1, list(shape)
+            weight, self.padding, self.stride, [1, 1], 1, list(shape)
         )
 
     def forward(self, x: Tensor, along: Along = ALONE) -> Tensor:
-        shift, rest, norm = along
+        """`x` of any precision and size; the result is in its own."""
+        x, (shift, rest, norm) = x.to(self.precision), along
         if norm is not None:
             x = torch.nn.functional.silu(norm(x), inplace=True)
         bias = self.bias
@@ -301,25 +308,75 @@ def _is_plain(conv: nn.Conv2d) -> bool:
 
 
 # -------------------------------------------------------------------------------- on this machine
-def supported() -> bool:
-    """Whether this build of torch has the kernels whose weights can be laid out once."""
-    ops = torch.ops.mkldnn
-    names = ("_reorder_convolution_weight", "_convolution_pointwise")
-    return bool(torch._C._has_mkldnn) and all(hasattr(ops, name) for name in names)
+@torch.no_grad()
+def supported(precision: torch.dtype = torch.float32) -> bool:
+    """Whether this build of torch, on this machine, has kernels whose weights can be laid out once:
+    a small one tells."""
+    try:
+        Packed(_layer(16), (1, 16, 8, 8), precision)(torch.ones(1, 16, 8, 8))
+    except (RuntimeError, AttributeError):  # torch.ops tells of what is not there by the latter
+        return False
+    return True
+
+
+@torch.no_grad()
+def gain_of_bfloat16(channels: int = 96, side: int = 32, tries: int = 9) -> float:
+    """How much faster a layer is in bfloat16 than in float32, each in its fastest way.
+
+    It is a layer as the networks run it, the cast of its input counted, since convolutions can be
+    slow where products of matrices are fast.
+    """
+    layer, x = _layer(channels), _picture(channels, side)
+    best = shortest(
+        {
+            (precision, name): partial(way, x)
+            for precision in (torch.float32, torch.bfloat16)
+            for name, way in _ways(layer, x.shape, precision).items()
+        },
+        tries,
+    )
+    exact, halved = (
+        min(seconds for way, seconds in best.items() if way[0] == precision)
+        for precision in (torch.float32, torch.bfloat16)
+    )
+    return exact / halved
 
 
 @lru_cache(maxsize=1)
 @torch.no_grad()
 def gain_of_tiles(channels: int = 192, side: int = 32, tries: int = 15) -> float:
     """How much faster tiles are than torch's kernel for one layer."""
-    conv = nn.Conv2d(channels, channels, 3, padding=1)
-    x = torch.ones(1, channels, side, side).to(memory_format=torch.channels_last)
-    ways = {
-        "packed": partial(Packed(conv, x.shape), x),
-        "tiles": partial(Winograd(conv.weight, conv.bias), x),
-    }
+    x = _picture(channels, side)
+    ways = _ways(_layer(channels), x.shape, torch.float32)
     # As in a process that has worked a while: once a large block was freed, glibc keeps the next
     # ones instead of asking the system for fresh pages at each call.
     torch.ones(RESERVE)
-    best = shortest(ways, tries)
+    best = shortest({name: partial(way, x) for name, way in ways.items()}, tries)
     return best["packed"] / best["tiles"]
+
+
+def _ways(
+    layer: nn.Conv2d, shape: torch.Size, precision: torch.dtype
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The ways to run a layer here, without those that another one always beats."""
+    if not supported(precision):
+        plain = copy.deepcopy(layer).to(precision)
+        return {"plain": lambda x: plain(x.to(precision))}
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"packed": Packed(layer, shape, precision)}
+    if precision == torch.float32:
+        ways["tiles"] = Winograd(layer.weight, layer.bias)
+    return ways
+
+
+def _layer(channels: int) -> nn.Conv2d:
+    """A layer of ones, which draws nothing from the process's generator."""
+    with torch.device("meta"):
+        layer = nn.Conv2d(channels, channels, 3, padding=1).requires_grad_(False)
+    layer.to_empty(device="cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for each in layer.parameters():
+        each.fill_(1)
+    return layer
+
+
+def _picture(channels: int, side: int) -> Tensor:
+    return torch.ones(1, channels, side, side).to(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -19,11 +19,10 @@ from sr3.config import ModelConfig, UNetConfig
 from sr3.denoiser import Denoiser
 from sr3.errors import ConfigError
 from sr3.schedule import everywhere
-from sr3.timing import shortest
 from sr3.unet import UNet
 
 SMALL = UNetConfig(high_res=16, channels=8, multipliers=(1, 2), blocks=1, norm_groups=4, patch=2)
-GAIN = 1.3  # a bfloat16 convolution must be this much faster on a CPU to be worth its rounding
+GAIN = 1.3  # bfloat16 must be this much faster on a CPU to be worth its rounding
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,7 @@ def _chosen(name: str) -> Device:
         return _on_cuda(device)
     if device.type != "cpu":
         return Device(device, torch.float32, f"{device.type}, float32")
-    ratio = _bfloat16_gain()
-    if ratio >= GAIN:
-        why = f"CPU, bfloat16 ({ratio:.2g}x float32's speed)"
-        return Device(device, torch.bfloat16, why)
-    why = f"CPU, float32 (bfloat16 has {ratio:.2g}x its speed)"
-    if not convolutions.supported():
-        return Device(device, torch.float32, why)
-    gain = convolutions.gain_of_tiles()
-    if gain < convolutions.GAIN:
-        return Device(device, torch.float32, f"{why}, weights laid out once", "packed")
-    return Device(device, torch.float32, f"{why}, convolutions in tiles ({gain:.2g}x)", "tiles")
+    return _on_cpu(device)
 
 
 @lru_cache(maxsize=1)  # a GPU that fills up later does not change what was chosen
@@ -110,6 +99,23 @@ def _ask(device: torch.device) -> None:
         network = UNet(SMALL).eval()
     denoiser = Denoiser(network.to_empty(device=device), ModelConfig(network=SMALL))
     denoiser(image, image, everywhere(0.5, image)).sum().item()
+
+
+def _on_cpu(device: torch.device) -> Device:
+    """In bfloat16 where that beats float32 in its fastest way."""
+    ratio = convolutions.gain_of_bfloat16()
+    if ratio >= GAIN:
+        why = f"CPU, bfloat16 ({ratio:.2g}x float32's speed)"
+        if not convolutions.supported(torch.bfloat16):
+            return Device(device, torch.bfloat16, why)
+        return Device(device, torch.bfloat16, f"{why}, weights laid out once", "packed")
+    why = f"CPU, float32 (bfloat16 has {ratio:.2g}x its speed)"
+    if not convolutions.supported():
+        return Device(device, torch.float32, why)
+    gain = convolutions.gain_of_tiles()
+    if gain < convolutions.GAIN:
+        return Device(device, torch.float32, f"{why}, weights laid out once", "packed")
+    return Device(device, torch.float32, f"{why}, convolutions in tiles ({gain:.2g}x)", "tiles")
 
 
 def _on_cuda(device: torch.device) -> Device:
@@ -157,21 +163,3 @@ def _has_cuda() -> tuple[bool, str]:
 
 def _has_mps() -> bool:
     return bool(torch.backends.mps.is_available())
-
-
-def _bfloat16_gain(channels: int = 96, side: int = 32, tries: int = 9) -> float:
-    """How much faster a bfloat16 convolution is than a float32 one, cast and all.
-
-    It is measured as the networks run it (3x3, channels_last, autocast's cast of the input
-    counted), since convolutions can be slow where products of matrices are fast.
-    """
-    image = torch.ones(2, channels, side, side).to(memory_format=torch.channels_last)
-    kernel = torch.ones(channels, channels, 3, 3).to(memory_format=torch.channels_last)
-
-    def convolved(kernel: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.conv2d(image.to(kernel.dtype), kernel, padding=1)
-
-    dtypes = (torch.float32, torch.bfloat16)
-    with torch.no_grad():
-        best = shortest({dtype: partial(convolved, kernel.to(dtype)) for dtype in dtypes}, tries)
-    return best[torch.float32] / best[torch.bfloat16]

@@ -137,7 +137,7 @@ class SuperResolver(Pretrained):
         """
         network, kind = self.network if network is None else network, self.device.convolutions
         if kind != "plain":
-            network = quicken(network, tiles=kind == "tiles")
+            network = quicken(network, kind == "tiles", self.device.precision)
         denoiser = Denoiser(network, self.config, self.device.precision)
         if self.device.graphs and not isinstance(network, Spliced):  # which looks at its levels
             return replayed(network, denoiser, x_t, condition, noise_level)

@@ -4,9 +4,10 @@
 once (`sr3.convolutions`); what its blocks add, and the activation before a convolution, is done
 where the numbers are at hand instead of in passes of its own.
 
-Invariants: the network itself is never changed; a copy is made anew where a weight of it was
-changed in place; what a layer does with a picture does not depend on the batch, whose size torch's
-norms and linear layers choose their sums by; only float32 on a CPU, no gradient, and no training.
+Invariants: the network itself is never changed; a copy is made anew where weights of its
+convolutions were changed in place; in float32 what a layer does with a picture does not depend on
+the batch, whose size torch's norms and linear layers choose their sums by; in bfloat16 a copy
+gives the bits that the network gives under autocast; only on a CPU, no gradient, and no training.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from sr3.unet import ResidualBlock, Upsample
 class Quick(nn.Module):
     """A convolution that is made ready at its first picture, for that picture's size."""
 
-    def __init__(self, conv: nn.Conv2d, tiles: bool, doubled: bool = False) -> None:
+    def __init__(
+        self, conv: nn.Conv2d, tiles: bool, precision: torch.dtype, doubled: bool = False
+    ) -> None:
         """With `doubled` pictures are first doubled in size, as `Upsample` does."""
         super().__init__()
         # A copy, so that the original may go; a tuple, since its weights are not this module's.
         self._conv = (copy.copy(conv),)
-        self._tiles, self._doubled = tiles, doubled
+        self._tiles, self._precision, self._doubled = tiles, precision, doubled
         self._ready: dict[int, Winograd | Packed | Doubled] = {}
 
     @property
@@ -60,7 +63,7 @@ class Quick(nn.Module):
         outputs = tile_of(conv, min(sides)) if self._tiles else 0
         if outputs:
             return Winograd(conv.weight.detach(), conv.bias, outputs)
-        return Packed(conv, (batch, channels, *sides))
+        return Packed(conv, (batch, channels, *sides), self._precision)
 
     @property
     def bias(self) -> Tensor | None:
@@ -113,44 +116,58 @@ class QuickNorm(nn.GroupNorm):
 
 # ------------------------------------------------------------------------------------ a network's
 _EACH = {ResidualBlock: QuickBlock, nn.GroupNorm: QuickNorm, nn.Linear: QuickLinear}
-_Mark = tuple[nn.Conv2d, Tensor, int]  # a convolution, its weight, and how often that was changed
-_quick: weakref.WeakKeyDictionary[nn.Module, tuple[bool, list[_Mark], nn.Module]]
+_Way = tuple[bool, torch.dtype]  # with tiles, in a precision
+_State = tuple[tuple[Tensor, int], ...]  # a convolution's tensors and how often each was changed
+_quick: weakref.WeakKeyDictionary[nn.Module, tuple[_Way, list[tuple[nn.Conv2d, _State]], nn.Module]]
 _quick = weakref.WeakKeyDictionary()
-_parts: weakref.WeakKeyDictionary[nn.Conv2d, dict[tuple[bool, bool], tuple[Tensor, int, Quick]]]
+_parts: weakref.WeakKeyDictionary[nn.Conv2d, dict[tuple[_Way, bool], tuple[_State, Quick]]]
 _parts = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
 
-def quicken(network: nn.Module, tiles: bool = True) -> nn.Module:
+def quicken(
+    network: nn.Module, tiles: bool = True, precision: torch.dtype = torch.float32
+) -> nn.Module:
     """A copy of a network that shares its tensors, with quick convolutions; the same one while no
     weight changes. Networks that share layers (a splice and its parents) share what is laid out.
+
+    `precision` is what the copy is asked in: bfloat16 under autocast, and without `tiles`.
     """
+    way = tiles, precision
     with _lock:
         held = _quick.get(network)
-        if held is not None and held[0] == tiles and all(map(_unchanged, held[1])):
+        if held is not None and held[0] == way and all(_unchanged(*mark) for mark in held[1]):
             return held[2]
-        marks: list[_Mark] = []
-        made = _copied(network, tiles, marks)
-        _quick[network] = tiles, marks, made
+        marks: list[tuple[nn.Conv2d, _State]] = []
+        made = _copied(network, way, marks)
+        _quick[network] = way, marks, made
         return made
 
 
-def _unchanged(mark: _Mark) -> bool:
-    conv, weight, version = mark
-    return conv.weight is weight and weight._version == version
+def _state(conv: nn.Conv2d) -> _State:
+    return tuple((each, each._version) for each in (conv.weight, conv.bias) if each is not None)
 
 
-def _copied(module: nn.Module, tiles: bool, marks: list[_Mark]) -> nn.Module:
+def _unchanged(conv: nn.Conv2d, state: _State) -> bool:
+    now = _state(conv)
+    return len(now) == len(state) and all(
+        new is old and changes == before
+        for (new, changes), (old, before) in zip(now, state, strict=True)
+    )
+
+
+def _copied(module: nn.Module, way: _Way, marks: list[tuple[nn.Conv2d, _State]]) -> nn.Module:
     """The module without its own dictionary of children, convolutions replaced. Under the lock."""
     if isinstance(module, nn.Conv2d):
-        return _part(module, tiles, marks)
-    if type(module) is Upsample and _can(module.conv):
-        return _part(module.conv, tiles, marks, doubled=True)
+        return _part(module, way, marks)
+    exact = way[1] == torch.float32
+    if type(module) is Upsample and _can(module.conv) and exact:
+        return _part(module.conv, way, marks, doubled=True)
     made = copy.copy(module)
-    if type(module) in _EACH and not module.training:
+    if type(module) in _EACH and not module.training and exact:
         made.__class__ = _EACH[type(module)]
     made._modules = {
-        name: None if child is None else _copied(child, tiles, marks)
+        name: None if child is None else _copied(child, way, marks)
         for name, child in module._modules.items()
     }
     return made
@@ -161,16 +178,18 @@ def _can(conv: nn.Conv2d) -> bool:
     return conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
 
 
-def _part(conv: nn.Conv2d, tiles: bool, marks: list[_Mark], doubled: bool = False) -> nn.Module:
-    """The quick one of a convolution, made once while its weight does not change."""
-    marks.append((conv, conv.weight, conv.weight._version))
+def _part(
+    conv: nn.Conv2d, way: _Way, marks: list[tuple[nn.Conv2d, _State]], doubled: bool = False
+) -> nn.Module:
+    """The quick one of a convolution, made once while its weights do not change."""
+    marks.append((conv, _state(conv)))
     if not _can(conv):
         return conv
-    held = _parts.setdefault(conv, {}).get((tiles, doubled))
-    if held is None or held[0] is not conv.weight or held[1] != conv.weight._version:
-        held = conv.weight, conv.weight._version, Quick(conv, tiles, doubled)
-        _parts[conv][tiles, doubled] = held
-    return held[2]
+    held = _parts.setdefault(conv, {}).get((way, doubled))
+    if held is None or not _unchanged(conv, held[0]):
+        held = _state(conv), Quick(conv, *way, doubled)
+        _parts[conv][way, doubled] = held
+    return held[1]
 
 
 def quick_parts(network: nn.Module) -> list[Quick]:

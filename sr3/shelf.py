@@ -153,8 +153,10 @@ class Shelf:
     def _prepare(self, network: UNet) -> None:
         """Lay out the weights now, by a forward of nothing, so that they count from the start."""
         nothing = torch.zeros(1, 3, network.config.high_res, network.config.high_res)
-        quick = quicken(network, tiles=self.device.convolutions == "tiles")
-        quick(nothing, nothing, torch.full((1,), 0.5, dtype=torch.float64))
+        precision = self.device.precision
+        quick = quicken(network, self.device.convolutions == "tiles", precision)
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            quick(nothing, nothing, torch.full((1,), 0.5, dtype=torch.float64))
 
 
 def room_for_weights(device: str = "auto") -> int:

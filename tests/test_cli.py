@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from sr3 import devices, gap, results
+from sr3 import gap, results
 from sr3.cli import app, duration
 from sr3.config import ScheduleConfig
 from sr3.errors import SR3Error
@@ -708,7 +708,7 @@ def bfloat16_gain(monkeypatch, measured_anew):
     """Set what a CPU is measured to gain by bfloat16."""
     return lambda ratio: (
         measured_anew(),
-        monkeypatch.setattr(devices, "_bfloat16_gain", lambda: ratio),
+        monkeypatch.setattr("sr3.convolutions.gain_of_bfloat16", lambda: ratio),
     )
 
 

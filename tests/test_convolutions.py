@@ -263,6 +263,39 @@ def test_what_was_laid_out_goes_with_its_network():
     assert quick() is None and part() is None
 
 
+def halved(network, count=2):
+    """What a network gives in bfloat16."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return network(*asked(count))
+
+
+def test_in_bfloat16_a_quick_network_gives_the_bits_of_autocast(network):
+    if not convolutions.supported(torch.bfloat16):  # an older CPU: then it is never asked for
+        with pytest.raises(RuntimeError, match="bf16"):
+            halved(quicken(network, False, torch.bfloat16))
+        return
+    quick = quicken(network, False, torch.bfloat16)
+    assert torch.equal(halved(quick), halved(network))
+    assert torch.equal(halved(quick, 3), halved(network, 3))  # laid out for another size
+    parts = quick_parts(network)
+    assert {type(each) for part in parts for each in part._ready.values()} == {Packed}
+    convs = [each for each in network.modules() if isinstance(each, nn.Conv2d)]
+    assert sum(part.nbytes for part in parts) == sum(each.weight.nbytes // 2 for each in convs)
+    with torch.no_grad():
+        network.head.weight.mul_(2)
+        network.down[1].conv1.bias.add_(1)  # of which it has a copy in 16 bits
+    assert torch.equal(halved(quicken(network, False, torch.bfloat16)), halved(network))
+
+
+@pytest.mark.parametrize(("laid_out", "kind"), [(True, "packed"), (False, "plain")])
+def test_bfloat16_is_laid_out_where_that_is_supported(monkeypatch, measured_anew, laid_out, kind):
+    monkeypatch.setattr(convolutions, "gain_of_bfloat16", lambda: 2.5)
+    monkeypatch.setattr(convolutions, "supported", lambda precision: laid_out)
+    chosen = pick_device("cpu")
+    assert chosen.precision == torch.bfloat16 and chosen.convolutions == kind
+    assert ("laid out once" in chosen.reason) == laid_out
+
+
 def test_the_picture_agrees_and_the_exact_one_stays_exact(network):
     ours, plain = (SuperResolver(network, CONFIG, device) for device in (TILES, PLAIN))
     condition, x, level = asked()
@@ -274,7 +307,7 @@ def test_the_picture_agrees_and_the_exact_one_stays_exact(network):
 
 @pytest.mark.parametrize(("gain", "kind"), [(1.5, "tiles"), (1.0, "packed")])
 def test_tiles_are_chosen_where_they_were_measured_faster(monkeypatch, measured_anew, gain, kind):
-    monkeypatch.setattr("sr3.devices._bfloat16_gain", lambda: 0.5)
+    monkeypatch.setattr("sr3.convolutions.gain_of_bfloat16", lambda: 0.5)
     monkeypatch.setattr(convolutions, "gain_of_tiles", lambda: gain)
     chosen = pick_device("cpu")
     assert chosen.convolutions == kind and ("1.5x" in chosen.reason) == (gain > 1.1)
@@ -283,11 +316,13 @@ def test_tiles_are_chosen_where_they_were_measured_faster(monkeypatch, measured_
     assert pick_device("cpu").convolutions == "plain"
 
 
-def test_the_gain_is_that_of_the_shortest_times(monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """Layers whose calls take so long, by a clock of our own."""
     now = [0.0]
+    monkeypatch.setattr("sr3.timing.perf_counter", lambda: now[0])
 
     def way(seconds):
-        """A layer whose calls take so long, by a clock of our own."""
         left = iter(seconds)
 
         def call(x):
@@ -296,7 +331,27 @@ def test_the_gain_is_that_of_the_shortest_times(monkeypatch):
 
         return lambda *_: call
 
-    monkeypatch.setattr("sr3.timing.perf_counter", lambda: now[0])
-    monkeypatch.setattr(convolutions, "Packed", way([5.0, 3.0, 90.0]))
-    monkeypatch.setattr(convolutions, "Winograd", way([7.0, 4.0, 2.0]))
+    return way
+
+
+def test_the_gain_of_tiles_is_that_of_the_shortest_times(monkeypatch, clock):
+    monkeypatch.setattr(convolutions, "supported", lambda precision: True)
+    monkeypatch.setattr(convolutions, "Packed", clock([5.0, 3.0, 90.0]))
+    monkeypatch.setattr(convolutions, "Winograd", clock([7.0, 4.0, 2.0]))
     assert gain_of_tiles.__wrapped__(8, 4, 3) == 1.5  # not kept as this machine's
+
+
+def test_the_gain_of_bfloat16_is_over_the_fastest_float32(monkeypatch, clock):
+    packed = {torch.float32: clock([5.0, 3.0])(), torch.bfloat16: clock([0.5, 9.0])()}
+    monkeypatch.setattr(convolutions, "supported", lambda precision: True)
+    monkeypatch.setattr(convolutions, "Packed", lambda layer, shape, precision: packed[precision])
+    monkeypatch.setattr(convolutions, "Winograd", clock([7.0, 2.0]))
+    assert convolutions.gain_of_bfloat16(8, 4, 2) == 4.0
+
+
+def test_what_is_measured_draws_nothing_and_needs_no_layout(monkeypatch):
+    """As on a machine whose torch has no such kernels."""
+    monkeypatch.setattr(convolutions, "supported", lambda precision: False)
+    state = torch.get_rng_state()
+    assert convolutions.gain_of_bfloat16(8, 4, 1) > 0
+    assert torch.equal(torch.get_rng_state(), state)

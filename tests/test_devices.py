@@ -140,7 +140,7 @@ def test_a_batch_that_does_not_fit_is_halved_to_the_same_images(monkeypatch, tin
 
 @pytest.mark.parametrize(("ratio", "precision"), [(2.0, torch.bfloat16), (1.2, torch.float32)])
 def test_a_cpu_runs_in_the_precision_that_was_measured_faster(monkeypatch, ratio, precision):
-    monkeypatch.setattr("sr3.devices._bfloat16_gain", lambda: ratio)
+    monkeypatch.setattr("sr3.convolutions.gain_of_bfloat16", lambda: ratio)
     chosen = pick_device("cpu")
     assert chosen.precision == precision and f"{ratio:.2g}x" in chosen.reason
     assert pick_device("cpu") is chosen  # once a process, so that reruns agree
@@ -154,7 +154,7 @@ def test_a_process_makes_one_choice_whoever_asks_by_whichever_name(monkeypatch):
         time.sleep(0.05)  # long enough for all to ask meanwhile
         return 2.0 * len(measured)
 
-    monkeypatch.setattr("sr3.devices._bfloat16_gain", gain)
+    monkeypatch.setattr("sr3.convolutions.gain_of_bfloat16", gain)
     monkeypatch.setattr("sr3.devices._has_cuda", lambda: (False, ""))
     monkeypatch.setattr("sr3.devices._has_mps", lambda: False)
     with ThreadPoolExecutor(6) as pool:
