@@ -2,15 +2,30 @@
 
     python -m benchmarks.fast --checkpoint lite --batch 8
     python -m benchmarks.fast --checkpoint sr3-16-128        # a preset: random weights
-    python -m benchmarks.fast --checkpoint lite --also compile,openvino,onnxruntime
+    python -m benchmarks.fast --checkpoint lite --also bfloat16,bfloat16-laid-out
+    python -m benchmarks.fast --checkpoint lite --also compile,onnxruntime,openvino
 
 The ways take turns, so that other work on the machine falls on each alike, and the processor's time
 stands beside the clock's. `first` is what the first step takes: layouts, compilers. PSNR is of the
 picture after the recommended steps, against float32 in the usual memory format. What `--also` names
 needs installing (openvino; onnx, onnxscript, onnxruntime) or a compiler, and is no part of SR3 Lab.
 
-Tried on a CPU with AVX-512 and AVX512-BF16 but no AMX, that other work kept busy; one thread
-(OMP_NUM_THREADS=1), processor time against the plain way, to be measured again on an idle machine:
+Tried on a CPU with AMX, two threads, other work stopped; the clock against the plain way:
+
+| way | lite, 1 | lite, 8 | sr3-16-128, 1 |
+|---|---|---|---|
+| channels_last, fused attention | 1.20 | 1.12 | 1.17 |
+| weights laid out once | 1.21 | 1.12 | 1.30 |
+| and tiles | 1.31 | 1.47 | 1.65 |
+| bfloat16 | 1.42 | 2.53 | 2.22 |
+| bfloat16-laid-out | 1.88 | 2.99 | 3.09 |
+| compile (a minute of compiling) | 1.44 | not measured | 1.27 |
+| onnxruntime | 1.37 | not measured | 1.33 |
+| openvino | 0.88 | not measured | 1.13 |
+| openvino-bfloat16 | 2.40 | 2.44 | 3.23 |
+
+Tried on a CPU with AVX512-BF16 but no AMX, that other work kept busy; one thread
+(OMP_NUM_THREADS=1), processor time against the plain way:
 
 | way | lite, 1 | lite, 8 | sr3-16-128, 1 |
 |---|---|---|---|
@@ -67,7 +82,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--steps", type=int, help="of the picture, where not the recommended ones")
-    parser.add_argument("--also", default="", help="compile, openvino, onnxruntime, bfloat16")
+    parser.add_argument("--also", default="", help="names of ways, with commas")
     arguments = parser.parse_args()
     config, usual, network = networks(arguments.checkpoint)
     size = config.network.high_res
@@ -83,7 +98,8 @@ def main() -> None:
         "and tiles": lambda: quicken(network),
     }
     extra = {"compile": _compiled, "openvino": _openvino, "onnxruntime": _onnxruntime,
-             "bfloat16": _bfloat16}  # fmt: skip
+             "bfloat16": _bfloat16, "bfloat16-laid-out": _laid_out,
+             "openvino-bfloat16": partial(_openvino, precision="bf16")}  # fmt: skip
     for name in filter(None, arguments.also.split(",")):
         ways[name] = lambda name=name: extra[name](usual, network, inputs)  # type: ignore[misc]
     print(f"{arguments.checkpoint}, batch {arguments.batch}, {torch.get_num_threads()} threads")
@@ -137,12 +153,16 @@ def _plain(network: UNet) -> Step:
     return lambda *inputs: plain_forward(network, *inputs)
 
 
-def _bfloat16(usual: UNet, network: UNet, inputs: tuple[Tensor, ...]) -> Step:
+def _bfloat16(usual: UNet, network: nn.Module, inputs: tuple[Tensor, ...]) -> Step:
     def step(*inputs: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return network(*inputs).float()
 
     return step
+
+
+def _laid_out(usual: UNet, network: UNet, inputs: tuple[Tensor, ...]) -> Step:
+    return _bfloat16(usual, quicken(network, False, torch.bfloat16), inputs)
 
 
 def _compiled(usual: UNet, network: UNet, inputs: tuple[Tensor, ...]) -> Step:
@@ -152,11 +172,14 @@ def _compiled(usual: UNet, network: UNet, inputs: tuple[Tensor, ...]) -> Step:
     return torch.compile(network)
 
 
-def _openvino(usual: UNet, network: UNet, inputs: tuple[Tensor, ...]) -> Step:
+def _openvino(
+    usual: UNet, network: UNet, inputs: tuple[Tensor, ...], precision: str = "f32"
+) -> Step:
     import openvino
 
-    # PERFORMANCE_HINT would choose threads anew; float32, since that is what is compared.
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    # PERFORMANCE_HINT would choose threads anew; the precision, since a CPU's own would be taken.
+    options = {"INFERENCE_PRECISION_HINT": precision,
+               "INFERENCE_NUM_THREADS": torch.get_num_threads()}  # fmt: skip
     traced = openvino.convert_model(usual, example_input=inputs)
     compiled = openvino.compile_model(traced, "CPU", options)
     return lambda *inputs: torch.from_numpy(compiled([each.numpy() for each in inputs])[0].copy())

@@ -1,23 +1,27 @@
-"""The README's figures of speed, from one run of `python -m sr3 bench` on an idle machine.
+"""The README's figures of speed, from runs of `python -m sr3 bench` on idle machines.
 
-    python -m benchmarks.speed                   # measure (minutes), write docs/bench.json, README
-    python -m benchmarks.speed --from docs/bench.json        # the README alone, from a run's JSON
+    python -m benchmarks.speed            # measure (minutes) into docs/bench-*.json, and the README
+    python -m benchmarks.speed --again    # the README alone, from the runs in docs/
 
-Invariant: what stands between the README's marks is `block` of `docs/bench.json`, or of nothing;
-tests/test_bench.py compares the two.
+A run of a device in a precision replaces the one before it. Set SR3_LPIPS_WEIGHTS, or the agreement
+in LPIPS is not measured.
+
+Invariant: what stands between the README's marks is `block` of the runs in docs/, which
+tests/test_bench.py compares.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sr3.bench import BenchSettings, bench, circumstances
 
 ROOT = Path(__file__).parent.parent
-FILE = ROOT / "docs" / "bench.json"
+FOLDER = ROOT / "docs"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- speed: python -m benchmarks.speed -->\n", "<!-- /speed -->\n"
 NOTHING = "Figures on an idle machine: not measured yet. On a GPU: not measured.\n"
@@ -27,25 +31,29 @@ LEFT_OUT = {"matrix rate", "copy rate", "operations", "threads"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--from", type=Path, dest="source", metavar="FILE")
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
-    if arguments.source is None:
+    if not arguments.again:
         settings = BenchSettings(repeats=arguments.repeats)
-        found = circumstances(settings)  # the load before it begins
-        rows = []
+        run = circumstances(settings)  # the load before it begins
+        run["rows"] = []
         for row in bench(settings):
             print(f"{row.figure}, {row.setting}", flush=True)
-            rows.append(row.to_json())
-        text = json.dumps(found | {"rows": rows}, indent=1)
-    else:
-        text = arguments.source.read_text(encoding="utf-8")
-    FILE.write_text(text.rstrip() + "\n", encoding="utf-8")
-    write_readme(README, json.loads(text))
+            run["rows"].append(row.to_json())
+        name = f"bench-{run['device']}-{_rates(run)['matrix rate']['setting']}.json"
+        (FOLDER / name).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    write_readme(README, runs(FOLDER))
 
 
-def write_readme(file: Path, measured: dict[str, Any] | None) -> None:
-    """Put the block of a run between the marks."""
+def runs(folder: Path) -> list[dict[str, Any]]:
+    """The runs that a folder keeps, by name."""
+    files = sorted(folder.glob("bench-*.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def write_readme(file: Path, measured: Sequence[dict[str, Any]]) -> None:
+    """Put the block of some runs between the marks."""
     put_between(file, BEGIN, END, block(measured))
 
 
@@ -56,30 +64,49 @@ def put_between(file: Path, begin: str, end: str, made: str) -> None:
     file.write_text(before + begin + made + end + after, encoding="utf-8")
 
 
-def block(measured: dict[str, Any] | None) -> str:
-    """What stands between the marks for a run's JSON; None: nothing was measured."""
-    if measured is None:
-        return NOTHING
-    rates = {row["figure"]: row for row in measured["rows"] if row["figure"] in LEFT_OUT}
+def block(measured: Sequence[dict[str, Any]]) -> str:
+    """What stands between the marks for the JSON of some runs."""
+    return "\n".join(map(_of_run, measured)) or NOTHING
+
+
+def _of_run(run: dict[str, Any]) -> str:
+    """What a machine is, what matters most, and the folded table of all."""
+    rates = _rates(run)
+    rows = {(row["figure"], row["setting"]): row for row in run["rows"]}
+    told = []
+    if row := rows.get(("image", "10 steps")):
+        told.append(f"a picture in 10 steps takes {_value(row)}")
+    if row := rows.get(("all served", "16 visitors")):
+        told.append(f"16 visitors are served in {_value(row)}, {row['note']}")
+    if row := rows.get(("step, ours", "97.8M, batch 1")):
+        told.append(f"a step of the public network makes {row['note']}")
     lines = [
-        f"{measured['choice']}; {measured['threads']} threads of {measured['cores']} cores, torch "
-        f"{measured['torch']}, load {measured['load']:.1f} at the start; it multiplies matrices at "
+        f"**{run['choice']}**; {run['threads']} threads of {run['cores']} cores, torch "
+        f"{run['torch']}, load {run['load']:.1f} at the start; it multiplies matrices at "
         f"{_short(rates['matrix rate']['value'])} GFLOP/s ({rates['matrix rate']['setting']}) and "
-        f"copies at {_short(rates['copy rate']['value'])} GB/s.\n\n",
+        f"copies at {_short(rates['copy rate']['value'])} GB/s.",
+        f" There {'; '.join(told)}." if told else "",
+        "\n\n<details><summary>All figures</summary>\n\n",
         HEAD,
     ]
-    lines += [_line(row) for row in measured["rows"] if row["figure"] not in LEFT_OUT]
-    return "".join(lines)
+    lines += [_line(row) for row in run["rows"] if row["figure"] not in LEFT_OUT]
+    return "".join([*lines, "\n</details>\n"])
+
+
+def _rates(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["figure"]: row for row in run["rows"] if row["figure"] in LEFT_OUT}
+
+
+def _value(row: dict[str, Any]) -> str:
+    return f"{_short(row['value'])} {row['unit']}".strip()
 
 
 def _line(row: dict[str, Any]) -> str:
-    value = "not measured" if row["value"] is None else f"{_short(row['value'])} {row['unit']}"
-    if row["figure"] == "agreement" and row["value"] is None:
-        value = "the same bits"
+    value = row["note"] if row["value"] is None else _value(row)  # why not, or "the same bits"
     spread = "" if row["low"] is None else f"{_short(row['low'])} to {_short(row['high'])}"
     reached = "" if row["reached"] is None else f"{row['reached']:.0%}"
     note = "" if row["value"] is None else row["note"]
-    cells = row["figure"], row["setting"], value.strip(), spread, reached, note
+    cells = row["figure"], row["setting"], value, spread, reached, note
     return f"| {' | '.join(cells)} |\n"
 
 

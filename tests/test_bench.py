@@ -218,26 +218,35 @@ def test_the_table_is_aligned_and_says_what_was_not_measured():
 
 def test_the_readme_s_figures_are_the_file_s():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    measured = json.loads(speed.FILE.read_text(encoding="utf-8")) if speed.FILE.exists() else None
     assert text.count(speed.BEGIN) == text.count(speed.END) == 1
-    assert text.split(speed.BEGIN)[1].split(speed.END)[0] == speed.block(measured)
+    assert text.split(speed.BEGIN)[1].split(speed.END)[0] == speed.block(speed.runs(speed.FOLDER))
 
 
 def test_a_run_goes_into_the_readme(tmp_path):
     rows = [Row("matrix rate", "float32", 150.0, "GFLOP/s"), Row("copy rate", "", 9.0, "GB/s"),
             Row("image", "10 steps", 0.5, "s", floor=0.1, low=0.4, high=0.6, note="x"),
             Row("agreement", "worst", None, "dB", note="the same bits"),
+            Row("agreement", "LPIPS", None, "", note="not measured: not here"),
+            Row("step, ours", "97.8M, batch 1", 0.2, "s", note="3 times the plain loop's images"),
             Row("all of it", "on a GPU", None, "", note="not measured: none")]  # fmt: skip
     run = {"choice": "CPU, float32", "threads": 2, "cores": 2, "torch": "9", "load": 0.04,
            "rows": [row.to_json() for row in rows]}  # fmt: skip
     file = tmp_path / "README.md"
     file.write_text(f"before\n{speed.BEGIN}old\n{speed.END}after\n", encoding="utf-8")
-    speed.write_readme(file, run)
+    (tmp_path / "bench-cpu-float32.json").write_text(json.dumps(run), encoding="utf-8")
+    speed.write_readme(file, speed.runs(tmp_path))
     text = file.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{speed.BEGIN}") and text.endswith(f"{speed.END}after\n")
     assert "| image | 10 steps | 0.5 s | 0.4 to 0.6 | 20% | x |\n" in text
-    assert "| all of it | on a GPU | not measured |" in text and "old" not in text
+    assert "| all of it | on a GPU | not measured: none |" in text and "old" not in text
     assert "| agreement | worst | the same bits |" in text and "load 0.0" in text
+    assert "| agreement | LPIPS | not measured: not here |" in text
+    assert (
+        "There a picture in 10 steps takes 0.5 s; a step of the public network makes 3 times the "
+        "plain loop's images.\n" in text
+    )
+    speed.write_readme(file, speed.runs(tmp_path / "none"))
+    assert "not measured yet" in file.read_text(encoding="utf-8")
 
 
 def test_a_wrong_number_is_one_sentence():
