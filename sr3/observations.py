@@ -175,12 +175,15 @@ class Flattening:
     images: str
     updates: tuple[int, int]
     difference: Interval  # of the gains, later - earlier
+    later: float  # the later gain
     seeds: int
 
     @property
     def sentence(self) -> str:
         low, high = self.difference.low, self.difference.high
         told = "more still helps" if low > 0 else "it hurts" if high < 0 else "the curve is flat"
+        if low > 0 and self.later > 0:
+            told += f", though {1 - self.difference.mean / self.later:.0%} of the gain was there"
         seeds = f"{self.seeds} seed{'s' * (self.seeds != 1)}"
         return (
             f"{METRICS[self.metric].title} on {self.domain}, {self.images}: going from "
@@ -338,7 +341,8 @@ def _flattening(
     means, draws, n = bootstrap(change, [list(pairs)], 0)
     images = images_label(cells[next(iter(pairs))].images)
     interval = interval_of(means[0], draws[:, 0], n)
-    return Flattening(metric, domain, images, (first, last), interval, len(pairs))
+    later, _, _ = bootstrap(gains, [list(pairs)], 0)
+    return Flattening(metric, domain, images, (first, last), interval, later[0], len(pairs))
 
 
 def _size(cell: Cell) -> float:
