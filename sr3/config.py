@@ -22,6 +22,8 @@ Prediction = Literal["eps", "v", "x0", "residual"]
 Spacing = Literal["uniform", "log_snr", "karras"]
 SamplerName = Literal["ancestral", "ddim", "dpmpp"]
 
+MOST_SEED = 2**31 - 1  # so that every seed fits a table, a link and any generator
+
 T = TypeVar("T")
 
 
@@ -35,6 +37,11 @@ def _above_0(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         _require(0 < value < math.inf, f"{name} must be finite and above 0; got {value}.")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError for a seed that is not in 0..MOST_SEED."""
+    _require(0 <= seed <= MOST_SEED, f"a seed must be in 0..{MOST_SEED}; got {seed}.")
 
 
 def _choice(name: str, value: str, kind: Any) -> None:
@@ -185,6 +192,7 @@ class TrainConfig:
         _choice("loss", self.loss, Literal["l1", "l2"])
         _choice("levels", self.levels, Literal["uniform", "log_snr", "focused"])
         _choice("precision", self.precision, Literal["float32", "bfloat16"])
+        check_seed(self.seed)
         _require(0 <= self.ema < 1, f"ema must be in [0, 1); got {self.ema}.")
         _require(0 <= self.decay <= 1, f"decay must be in [0, 1]; got {self.decay}.")
         _require(len(self.range) == 2, f"range must be two time steps A:B; got {self.range}.")

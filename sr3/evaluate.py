@@ -32,7 +32,7 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from sr3.checkpoints import name_in_tables
-from sr3.config import SamplerConfig
+from sr3.config import SamplerConfig, check_seed
 from sr3.domains import Domain, Entry, Split, list_hash, load_pixels
 from sr3.errors import ConfigError
 from sr3.images import Pixels, degrade, enlarge
@@ -106,6 +106,7 @@ def evaluate(
         raise ConfigError(f"samples and batch must be at least 1; got {samples} and {batch}.")
     if odd := sorted(set(baselines) - set(BASELINES)):
         raise ConfigError(f"There is no baseline {odd[0]!r}; there are {', '.join(BASELINES)}.")
+    check_seed(seed)
     settings = model.settings(**changes)
     entries = domain.subset(split, images)
     if not entries:

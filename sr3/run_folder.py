@@ -151,11 +151,11 @@ class RunFolder:
 
 
 def _forget_after(path: Path, step: int) -> None:
-    """Drop the lines of a log that are later than the state, and a line that was cut short."""
+    """Drop the lines of a log that are later than the state, or damaged, or were cut short."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

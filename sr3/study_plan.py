@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from sr3.cells import Cell
 from sr3.checkpoints import ROOT, find_checkpoint, name_in_tables
-from sr3.config import ModelConfig, SamplerConfig, TrainConfig, from_dict, to_dict
+from sr3.config import ModelConfig, SamplerConfig, TrainConfig, check_seed, from_dict, to_dict
 from sr3.domains import domain_name
 from sr3.errors import ConfigError
 from sr3.folder import hash_of, read_config
@@ -116,8 +116,7 @@ class StudyPlan:
             raise ConfigError("evaluation.domains must name at least one domain, with 1 image.")
         if min(self.evaluation.samples, self.evaluation.batch, self.threads) < 1:
             raise ConfigError("samples, batch and threads must be at least 1.")
-        if self.evaluation.seed < 0:
-            raise ConfigError(f"A seed must be 0 or more; got {self.evaluation.seed}.")
+        check_seed(self.evaluation.seed)
         if not self.runs:
             raise ConfigError(f"The plan {self.name} has no [[grid]] with a run in it: add one.")
         known = {cell.title.split(" on ", 1)[1] for run in self.runs for cell in self.cells(run)}
@@ -172,8 +171,9 @@ class StudyPlan:
     ) -> Run:  # fmt: skip
         if not 0 <= replay < 1:
             raise ConfigError(f"replay must be a fraction in [0, 1); got {replay}.")
-        if rank < 1 or seed < 0:
-            raise ConfigError(f"rank must be at least 1 and seed 0; got {rank} and {seed}.")
+        if rank < 1:
+            raise ConfigError(f"rank must be at least 1; got {rank}.")
+        check_seed(seed)
         if start == "scratch" and method != "full":
             raise ConfigError("A run from scratch tunes every weight: use method full.")
         if start not in ("parent", "scratch"):

@@ -11,9 +11,11 @@ from typing import Annotated
 
 import typer
 
+from sr3.config import MOST_SEED
+
 EVERY = 5.0  # seconds between two lines of progress
 
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of all randomness.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 

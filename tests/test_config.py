@@ -164,6 +164,8 @@ def test_a_whole_number_serves_as_a_float():
         (TrainConfig, {"minutes": float("inf")}, "minutes must be finite and above 0; got inf"),
         (TrainConfig, {"steps": 1, "learning_rate": -1.0}, "learning_rate must be finite and ab"),
         (TrainConfig, {"steps": 1, "learning_rate": float("nan")}, "learning_rate.*got nan"),
+        (TrainConfig, {"steps": 1, "seed": -1}, "a seed must be in 0..2147483647; got -1"),
+        (TrainConfig, {"steps": 1, "seed": 2**31}, "a seed must be in .*; got 2147483648"),
         (TrainConfig, {"steps": 1, "warmup": -1}, "warmup must be 0 or more; got -1"),
         (TrainConfig, {"steps": 1, "clip": 0.0}, "clip must be finite and above 0"),
         (TrainConfig, {"steps": 1, "weight_decay": -0.1}, "weight_decay must be finite, 0 or more"),

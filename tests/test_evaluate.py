@@ -198,6 +198,7 @@ def test_it_can_be_abandoned(model, domain):
     ("options", "error"),
     [
         ({"samples": 0}, ConfigError),
+        ({"seed": 2**63}, ConfigError),  # no row of the table could hold it
         ({"steps": 0}, ConfigError),
         ({"images": 6}, DomainError),
         ({"baselines": ("oracle",)}, ConfigError),

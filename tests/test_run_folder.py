@@ -95,6 +95,20 @@ def test_snapshots_of_a_run_cut_short_are_resumed_and_stay(tmp_path):
     assert [row["step"] for row in rows] == [1, 2]
 
 
+@pytest.mark.parametrize("damage", [b'{"step": 2, "lo', b"null\n", b"\xff\xfe\x00\n"])
+def test_a_log_that_was_damaged_is_no_hindrance(tmp_path, damage):
+    out = tmp_path / "run"
+    assert call("finetune", out, "--snapshots", 1).exit_code == 0
+    for name in ("log.jsonl", "curve.jsonl"):
+        with (out / name).open("ab") as log:
+            log.write(damage)
+    resumed = call("finetune", out, "--snapshots", 1, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    for name in ("log.jsonl", "curve.jsonl"):
+        rows = [json.loads(line) for line in (out / name).read_text().splitlines()]
+        assert {row["step"] for row in rows} <= {0, 1, 2} and rows
+
+
 def test_a_state_is_there_before_a_checkpoint(tmp_path, monkeypatch):
     """Else a training cut short between the two could not go on."""
     seen = []

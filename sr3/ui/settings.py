@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import streamlit as st
 
-from sr3.config import ModelConfig, SamplerConfig
+from sr3.config import MOST_SEED, ModelConfig, SamplerConfig
 from sr3.pipeline import SuperResolver
 from sr3.ui import service
 
@@ -20,7 +20,6 @@ SAMPLERS = {
 MOST_STEPS = 200
 STEP_COUNTS = (1, 2, 5, 10, 20, 50, 100)  # side by side
 MOST_SAMPLES = 12
-MOST_SEED = 2**31 - 1
 T = TypeVar("T")
 
 
