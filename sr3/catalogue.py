@@ -260,18 +260,6 @@ def _verify(name: str, entry: RegistryEntry | None) -> str:
     """What is right about a checkpoint. Raises CheckpointError for what is wrong."""
     from sr3.checkpoints import find_checkpoint, load_checkpoint
 
-    if entry and not (entry.problem or entry.complete or entry.unpulled):
-        if entry.pin:
-            raise CheckpointError(
-                f"{name} is not whole in {entry.path}: pull it again, with "
-                f"`python -m sr3 checkpoints pull {name}`."
-            )
-        if not entry.path.exists():
-            raise CheckpointError(
-                f"{name} is to be in {entry.path}, which is not there: restore that folder, or "
-                "take the entry out of the registry."
-            )
-        load_checkpoint(entry.path)  # tells what is damaged
     load_checkpoint(find_checkpoint(name))
     return (
         "hash and weights are right" if entry and entry.sha256 else "loads; no hash is registered"

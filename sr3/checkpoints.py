@@ -128,6 +128,31 @@ class RegistryEntry:
         network = read_config(self.path).network
         return network.low_res, network.high_res
 
+    def require(self) -> None:
+        """Raises CheckpointError, with the remedy, where it is not ready to load, or is another
+        than the one registered."""
+        if self.problem:
+            raise CheckpointError(self.problem)
+        pull = f"`python -m sr3 checkpoints pull {self.name}`"
+        if not self.path.exists():
+            raise CheckpointError(
+                f"The checkpoint {self.name} is not here yet: pull it first, with {pull}."
+                if self.pin
+                else f"The checkpoint {self.name} is to be in {self.path}, which is not there: "
+                "restore that folder, or take the entry out of the registry."
+            )
+        if self.pin and not self.complete:
+            raise CheckpointError(
+                f"The checkpoint {self.name} is not whole in {self.path}: pull it again, with "
+                f"{pull}."
+            )
+        if missing := missing_parents(self.path):
+            raise CheckpointError(
+                f"The checkpoint {self.name} is not here yet, since it is made of "
+                f"{', '.join(missing)}: pull it first, with {pull}."
+            )
+        self.check()
+
     def check(self) -> None:
         """Raises CheckpointError where the folder's hash is not the registered one."""
         if self.sha256 and (found := weights_hash(self.path)) != self.sha256:
@@ -174,18 +199,8 @@ def find_checkpoint(name: str) -> Path:
     """
     entries = registry()
     if name in entries:
-        entry = entries[name]
-        if entry.problem:
-            raise CheckpointError(entry.problem)
-        if not entry.available:
-            lacking = ", ".join(missing_parents(entry.path)) if entry.complete else ""
-            raise CheckpointError(
-                f"The checkpoint {name} is not here yet"
-                + (f", since it is made of {lacking}" if lacking else "")
-                + f": pull it first, with `python -m sr3 checkpoints pull {name}`."
-            )
-        entry.check()
-        return entry.path
+        entries[name].require()
+        return entries[name].path
     if name.startswith(PREFIX):
         pin = parse_pin(name)
         for progress in fetch(pin, hub_files(pin)):

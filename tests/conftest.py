@@ -50,6 +50,22 @@ def measured_anew():
     forget()
 
 
+@pytest.fixture
+def fresh_app(monkeypatch):
+    """For a page run by AppTest: no LPIPS, no run before a click, nothing left of another test."""
+    from sr3.errors import MetricUnavailable
+    from sr3.ui import live, service
+
+    def unavailable():
+        raise MetricUnavailable("LPIPS is not available: this is a test.")
+
+    monkeypatch.setattr("sr3.metrics.load_lpips", unavailable)
+    monkeypatch.setattr(live, "AT_ONCE", False)
+    yield
+    for cached in (service.engine, service.resolver, service.scorer):
+        cached.clear()
+
+
 @pytest.fixture(scope="session")
 def chromium():
     from playwright.sync_api import sync_playwright

@@ -18,7 +18,6 @@ from streamlit.testing.v1 import AppTest
 
 import sr3.checkpoints
 from sr3.engine import EngineBusy
-from sr3.errors import MetricUnavailable
 from sr3.images import degrade
 from sr3.metrics import METRICS
 from sr3.ui import gallery, inputs, keep, live, scoreboard, service, stage
@@ -37,19 +36,8 @@ def checkpoints(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _clean(checkpoints, monkeypatch):
-    """A small checkpoint, no LPIPS, and nothing left of an earlier test."""
+def _small(checkpoints, fresh_app, monkeypatch):
     monkeypatch.setattr(sr3.checkpoints, "ROOT", checkpoints)
-    monkeypatch.setattr("sr3.metrics.load_lpips", _no_lpips)
-    monkeypatch.setattr(live, "AT_ONCE", False)
-    yield
-    service.engine.clear()
-    service.resolver.clear()
-    service.scorer.clear()
-
-
-def _no_lpips():
-    raise MetricUnavailable("LPIPS is not available: this is a test.")
 
 
 def opened() -> AppTest:

@@ -9,8 +9,7 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import sr3.checkpoints
-from sr3.errors import MetricUnavailable
-from sr3.ui import brought, deck, gallery, live, paste, service
+from sr3.ui import brought, deck, gallery, paste
 from tests.app_server import make_checkpoints
 from tests.test_app import encoded, face, opened, run_to_end, upload
 
@@ -24,18 +23,8 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _clean(checkpoints, monkeypatch):
-    """A small checkpoint, no LPIPS, and nothing left of an earlier test."""
+def _small(checkpoints, fresh_app, monkeypatch):
     monkeypatch.setattr(sr3.checkpoints, "ROOT", checkpoints)
-    monkeypatch.setattr("sr3.metrics.load_lpips", _no_lpips)
-    monkeypatch.setattr(live, "AT_ONCE", False)
-    yield
-    for cached in (service.engine, service.resolver, service.scorer):
-        cached.clear()
-
-
-def _no_lpips():
-    raise MetricUnavailable("LPIPS is not available: this is a test.")
 
 
 def turned(app: AppTest, page: str) -> AppTest:

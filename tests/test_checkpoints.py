@@ -25,6 +25,7 @@ from sr3.folder import save_checkpoint, weights_hash
 from sr3.presets import MODELS
 from sr3.pull import pull
 from sr3.unet import UNet
+from tests.outcomes import contents
 
 CONFIG = MODELS["tiny"]
 INDEX = "model.safetensors.index.json"
@@ -54,10 +55,6 @@ def sharded(tmp_path, weights, monkeypatch) -> Path:
 
 def shards(path: Path) -> list[Path]:
     return sorted(path.glob("model-*.safetensors"))
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
 # ------------------------------------------------------------------------------------ round trips

@@ -30,6 +30,7 @@ from sr3.pipeline import SuperResolver
 from sr3.presets import MODELS
 from sr3.unet import UNet
 from sr3.upscale import output_stems
+from tests.outcomes import refusal
 
 ROOT = Path(__file__).resolve().parent.parent
 UPSCALE_KEYS = {
@@ -71,14 +72,6 @@ def picture(seed, size=128):
 
 def call(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def refusal(result):
-    """The one sentence of a refusal: exit code 2, nothing of Python in it."""
-    assert result.exit_code == 2, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(lines) == 1 and "Traceback" not in result.output
-    return lines[0]
 
 
 # --------------------------------------------------------------------------------------- upscale
@@ -574,7 +567,10 @@ def test_verify_passes_over_nothing_that_should_be_here(registered, damage, told
     result = call("checkpoints", "verify")
     assert told in refusal(result) and "other" in refusal(result)
     assert result.stdout.startswith("good: loads"), "the others are checked all the same"
-    assert told in refusal(call("checkpoints", "verify", "other"))
+    picture(0).save(root / "face.png")
+    upscale = call("upscale", root / "face.png", "--checkpoint", "other", "--out", root / "out")
+    for each in (call("checkpoints", "verify", "other"), upscale):
+        assert told in refusal(each) and "pull" not in refusal(each)
 
 
 def test_verify_tells_of_an_entry_that_cannot_be_used(registered):

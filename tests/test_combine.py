@@ -21,6 +21,7 @@ from sr3.errors import CheckpointError, ConfigError
 from sr3.folder import hash_of, save_checkpoint, weights_hash
 from sr3.presets import MODELS
 from sr3.unet import UNet
+from tests.outcomes import refusal
 
 CONFIG = MODELS["tiny"]
 
@@ -55,12 +56,6 @@ def combine(pair, out, *words):
                 "--out", pair / out, *words)  # fmt: skip
     assert done.exit_code == 0, done.output
     return pair / out
-
-
-def refusal(result):
-    assert result.exit_code == 2, result.output
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    return line
 
 
 def inputs(batch, seed=0):

@@ -17,7 +17,6 @@ from streamlit.testing.v1 import AppTest
 import sr3
 import sr3.checkpoints
 from sr3.engine import Engine
-from sr3.errors import MetricUnavailable
 from sr3.images import degrade, resize
 from sr3.takeaway import Shown, sheet
 from sr3.ui import duel, gallery, inside, keep, links, live, mixing, records, service, theatre
@@ -36,21 +35,13 @@ def pair(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def two(pair, monkeypatch):
-    """Two small networks of one family, no LPIPS, and what was offered to be taken home."""
+def two(pair, fresh_app, monkeypatch):
+    """Two small networks of one family, and what was offered to be taken home."""
     offered: list[keep.Keepsake] = []
     offer = keep.offer
     monkeypatch.setattr(sr3.checkpoints, "ROOT", pair)
-    monkeypatch.setattr("sr3.metrics.load_lpips", _no_lpips)
-    monkeypatch.setattr(live, "AT_ONCE", False)
     monkeypatch.setattr(keep, "offer", lambda each: (offered.append(each), offer(each))[1])
-    yield offered
-    for cached in (service.engine, service.resolver, service.scorer):
-        cached.clear()
-
-
-def _no_lpips():
-    raise MetricUnavailable("LPIPS is not available: this is a test.")
+    return offered
 
 
 def opened(page: str, **state: object) -> AppTest:
@@ -272,10 +263,10 @@ def test_every_part_of_the_inside_has_a_sheet_a_record_and_a_link(two, part, slo
     assert all(each["sha256"] == expected for each in record["networks"])
     assert record["version"] == sr3.__version__ and record["code"] and not record["stopped"]
     assert record["seconds"] > 0 and len(record["networks"]) == len(found.tasks)
-    assert {each["device"] for each in record["networks"]} == {
-        str(found.tasks[0].resolver.device.device)
+    where = found.tasks[0].resolver.device
+    assert {(each["device"], each["precision"]) for each in record["networks"]} == {
+        (str(where.device), str(where.precision).removeprefix("torch."))
     }
-    assert {each["precision"] for each in record["networks"]} == {"float32"}
     assert set(record["scores"]) <= set(pictures) and record["scores"]
     assert all("psnr" in values for values in record["scores"].values())
     assert keep._json(record)

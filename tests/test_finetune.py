@@ -31,6 +31,7 @@ from sr3.presets import MODELS
 from sr3.schedule import NoiseSchedule
 from sr3.tuning import FinetunePlan, tuning_config
 from sr3.unet import UNet
+from tests.outcomes import contents, refusal
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = MODELS["tiny"]
@@ -90,17 +91,6 @@ def call(parent, faces, out, *words):
     given = ["finetune", "--checkpoint", parent, "--domain", faces, "--out", out, "--device", "cpu",
              "--batch", 2, "--precision", "float32", *words]  # fmt: skip
     return CliRunner().invoke(app, [str(word) for word in given])
-
-
-def refusal(result):
-    assert result.exit_code == 2, result.output
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert "Traceback" not in result.output
-    return line
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 # ------------------------------------------------------------------------------------------ range

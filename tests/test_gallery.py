@@ -17,8 +17,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 import sr3.checkpoints
 import sr3.domains
 from sr3.engine import EngineBusy
-from sr3.errors import MetricUnavailable
-from sr3.ui import cartoons, deck, gallery, inputs, keep, live, paste, reels, service, shelves
+from sr3.ui import cartoons, deck, gallery, inputs, keep, paste, reels, service, shelves
 from tests.app_server import make_pair
 from tests.test_app import linked
 
@@ -31,20 +30,14 @@ def pair(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _clean(pair, monkeypatch, tmp_path):
-    """Two small networks, no LPIPS, no data but a test's, and nothing left of an earlier test."""
+def _small(pair, fresh_app, monkeypatch, tmp_path):
+    """Two small networks, no data but a test's, and no shelf left of an earlier test."""
     monkeypatch.setattr(sr3.checkpoints, "ROOT", pair)
-    monkeypatch.setattr("sr3.metrics.load_lpips", _no_lpips)
-    monkeypatch.setattr(live, "AT_ONCE", False)
     monkeypatch.setenv("SR3_DATA", str(tmp_path / "data"))
     shelves._filling.clear()
     yield
-    for cached in (shelves._filling, service.engine, service.resolver, service.scorer, reels.reels):
-        cached.clear()
-
-
-def _no_lpips():
-    raise MetricUnavailable("LPIPS is not available: this is a test.")
+    shelves._filling.clear()
+    reels.reels.clear()
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from streamlit.testing.v1 import AppTest
 import sr3.checkpoints
 import sr3.domains
 from sr3 import results
-from sr3.errors import MetricUnavailable
-from sr3.ui import deck, measured, reels, samples, service, shelves
+from sr3.ui import deck, measured, reels, samples, shelves
 from tests import study_table as made
 from tests.app_server import make_checkpoints
 
@@ -30,16 +29,11 @@ QUESTIONS = {
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch):
-    monkeypatch.setattr("sr3.metrics.load_lpips", _no_lpips)
+def _nothing_kept(fresh_app):
     yield
     for cached in (measured._table, measured._story, measured._chart, samples.faces, reels.reels,
-                   samples.resolved, service.engine, service.resolver, service.scorer):  # fmt: skip
+                   samples.resolved):  # fmt: skip
         cached.clear()
-
-
-def _no_lpips():
-    raise MetricUnavailable("LPIPS is not available: this is a test.")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from sr3 import study, training_run
 from sr3.cli import app
 from sr3.run_folder import RunFolder
 from sr3.study_plan import read_plan
+from tests.outcomes import contents, refusal
 from tests.places import furnish
 
 
@@ -40,17 +41,6 @@ def call(command, out, *words, steps=2):
     given = [*COMMANDS[command], "--domain", "faces", "--out", out, "--steps", steps, "--batch", 2,
              "--device", "cpu", "--precision", "float32", *words]  # fmt: skip
     return CliRunner().invoke(app, [str(word) for word in given])
-
-
-def refusal(result):
-    assert result.exit_code == 2, result.output
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert "Traceback" not in result.output
-    return line
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # -------------------------------------------------------------------------------- a removed state
