@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
 import pytest
+import streamlit as st
 from PIL import Image
+from starlette.requests import Request
 from streamlit.testing.v1 import AppTest
 
 import sr3.checkpoints
@@ -201,3 +204,21 @@ def test_a_stand_forgets_what_was_brought():
     kept = (brought.FILE, brought.SHOT, paste.PASTED, paste.WHICH, "sr3_photographs")
     assert [key for key in kept if key in app.session_state] == []
     assert turned(app, "app.py").session_state[paste.SOURCE] == "Gallery"
+
+
+def test_an_upload_of_any_size_is_received_in_memory():
+    """As Streamlit's server receives it; a larger one is refused there."""
+    most = st.config.get_option("server.maxUploadSize") << 20
+    body = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n%b\r\n--x--\r\n'
+
+    async def receive():
+        return {"type": "http.request", "body": body % bytes(most), "more_body": False}
+
+    async def received():
+        kind = (b"content-type", b"multipart/form-data; boundary=x")
+        form = await Request({"type": "http", "method": "POST", "headers": [kind]}, receive).form()
+        return form["f"]
+
+    upload_ = asyncio.run(received())
+    with upload_.file as held:
+        assert upload_.size == most and not held._rolled  # into a file

@@ -2,7 +2,8 @@
 
 Invariants: Streamlit's uploader starts anew with its tab and its page, so the file that was looked
 at last stays in the visitor's session, beside the last paste and the last photograph: one of each,
-of at most `MOST` bytes, until the visitor removes or replaces it. What came last is looked at.
+of at most `MOST` bytes, until the visitor removes or replaces it. What came last is looked at. An
+upload is in no file at any time, not even while it is received.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
+from starlette.formparsers import MultiPartParser
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -25,6 +27,9 @@ FILES, CAMERA = "sr3_upload", "sr3_camera"  # keys of the widgets
 SEEN = "sr3_seen"  # the marks of the uploader's files, when it was drawn last
 FILE, SHOT = "sr3_file", "sr3_shot"  # what stays
 STAYS = "in this server's memory until you remove it, replace it or close the tab"
+
+# By default what is larger than a megabyte is spooled to a temporary file.
+MultiPartParser.spool_max_size = MOST + (1 << 20)  # a part of a form is larger than its file
 
 
 @dataclass(frozen=True)
