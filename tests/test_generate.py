@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sr3.cli import app
 from sr3.config import ModelConfig, SamplerConfig, UNetConfig
-from sr3.devices import pick_device
+from sr3.devices import exact, pick_device
 from sr3.errors import CheckpointError, ConfigError
 from sr3.folder import save_checkpoint
 from sr3.generate import COLOURS, Colours, fit_colours, generate, load_colours
@@ -67,6 +67,8 @@ def test_each_stage_keeps_what_it_was_given(stages):
 
 
 def test_a_face_depends_on_its_seed_and_index_alone(stages):
+    # In float32: two stages on end make more of a batch's rounding in 16 bits.
+    stages = [SuperResolver(each.network, each.config, exact(each.device)) for each in stages]
     together = list(generate(*stages, COLOUR, 3, seed=5, batch=3))
     alone = list(generate(*stages, COLOUR, 3, seed=5, batch=1))
     assert [face.index for face in alone] == [0, 1, 2]
