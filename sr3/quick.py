@@ -118,7 +118,8 @@ class QuickNorm(nn.GroupNorm):
 _EACH = {ResidualBlock: QuickBlock, nn.GroupNorm: QuickNorm, nn.Linear: QuickLinear}
 _Way = tuple[bool, torch.dtype]  # with tiles, in a precision
 _State = tuple[tuple[Tensor, int], ...]  # a convolution's tensors and how often each was changed
-_quick: weakref.WeakKeyDictionary[nn.Module, tuple[_Way, list[tuple[nn.Conv2d, _State]], nn.Module]]
+_Mark = tuple[nn.Conv2d, _State]  # what it was when a copy was made
+_quick: weakref.WeakKeyDictionary[nn.Module, tuple[_Way, list[_Mark], nn.Module]]
 _quick = weakref.WeakKeyDictionary()
 _parts: weakref.WeakKeyDictionary[nn.Conv2d, dict[tuple[_Way, bool], tuple[_State, Quick]]]
 _parts = weakref.WeakKeyDictionary()
@@ -138,7 +139,7 @@ def quicken(
         held = _quick.get(network)
         if held is not None and held[0] == way and all(_unchanged(*mark) for mark in held[1]):
             return held[2]
-        marks: list[tuple[nn.Conv2d, _State]] = []
+        marks: list[_Mark] = []
         made = _copied(network, way, marks)
         _quick[network] = way, marks, made
         return made
@@ -156,7 +157,7 @@ def _unchanged(conv: nn.Conv2d, state: _State) -> bool:
     )
 
 
-def _copied(module: nn.Module, way: _Way, marks: list[tuple[nn.Conv2d, _State]]) -> nn.Module:
+def _copied(module: nn.Module, way: _Way, marks: list[_Mark]) -> nn.Module:
     """The module without its own dictionary of children, convolutions replaced. Under the lock."""
     if isinstance(module, nn.Conv2d):
         return _part(module, way, marks)
@@ -178,9 +179,7 @@ def _can(conv: nn.Conv2d) -> bool:
     return conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
 
 
-def _part(
-    conv: nn.Conv2d, way: _Way, marks: list[tuple[nn.Conv2d, _State]], doubled: bool = False
-) -> nn.Module:
+def _part(conv: nn.Conv2d, way: _Way, marks: list[_Mark], doubled: bool = False) -> nn.Module:
     """The quick one of a convolution, made once while its weights do not change."""
     marks.append((conv, _state(conv)))
     if not _can(conv):
