@@ -104,8 +104,8 @@ class Engine:
         """Queue the chain of one (low, low, 3) uint8 image, of which `keep` frames stay at most.
 
         Raises EngineBusy, with the wait to expect, where a bound is reached, ImageError for an
-        image that the checkpoint does not take, and ConfigError for a chain that would take longer
-        than a picture may: to wait helps only with the first.
+        image that the checkpoint does not take, ConfigError for a chain that would take longer
+        than a picture may, and SR3Error once it is closed: to wait helps only with the first.
         """
         _check_image(resolver, low_res)
         with self._changed:
@@ -133,7 +133,7 @@ class Engine:
 
     def _check_room(self, visitor: str) -> None:
         if self._closed:
-            raise EngineBusy("The engine has been closed: reload the page.")
+            raise SR3Error("The engine has been closed: reload the page.")
         now = time.monotonic()
         queue = [other for other in self._jobs if not other.unwanted(now)]
         mine = [other for other in queue if other.visitor == visitor]
@@ -155,10 +155,12 @@ class Engine:
     def _check_length(self, job: Job) -> None:
         pace = self._paces.get(job.network)
         if pace.image * job.total > self.max_seconds:
+            most = int(self.max_seconds / pace.image)
+            advice = f"at most {most:,} steps" if most > 1 else "a single step" if most else ""
             raise ConfigError(
                 f"{job.total} steps would take about {pace.image * job.total:.0f} seconds of the "
-                f"network, and a picture may take {self.max_seconds:.0f}: choose at most "
-                f"{max(int(self.max_seconds / pace.image), 1)} steps."
+                f"network, and a picture may take {self.max_seconds:.0f}: choose "
+                f"{advice or 'a smaller checkpoint, of which a step takes less'}."
             )
 
     def close(self) -> None:

@@ -197,7 +197,7 @@ def test_a_chain_over_the_limit_is_refused_in_one_box():
     service.engine().max_seconds = 1e-6
     app.button(key="sr3_main").click().run()
     (box,) = app.error
-    assert "10 steps would take" in box.value and "choose at most" in box.value
+    assert "10 steps would take" in box.value and "choose a smaller checkpoint" in box.value
 
 
 def test_a_first_visit_begins_with_a_run_and_a_second_look_does_not(monkeypatch):

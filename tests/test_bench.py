@@ -202,7 +202,7 @@ def test_a_crowd_whose_pictures_would_take_too_long_is_told_so(tiny, monkeypatch
     monkeypatch.setattr(Engine, "_sweep", lambda _: None)  # the first one, of unknown pace, ends
     model = load("tiny", "cpu")
     faces = np.zeros((2, model.low_size, model.low_size, 3), np.uint8)
-    with pytest.raises(ConfigError, match=r"10 steps would take .* choose at most"):
+    with pytest.raises(ConfigError, match=r"10 steps would take .* choose a smaller checkpoint"):
         crowd(model, faces)
 
 

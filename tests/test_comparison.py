@@ -237,7 +237,7 @@ def test_a_chain_over_the_limit_ends_its_group_with_the_sentence(two, page, slot
     found: Group = app.session_state[slot]
     assert found.ended, "nobody waits for a place: there will be none"
     (box,) = app.error
-    assert "steps would take" in box.value and "choose at most" in box.value
+    assert "steps would take" in box.value and "choose a smaller checkpoint" in box.value
     assert [found.picture(k) is not None for k in range(len(found.tasks))] == (
         [True, True, False] if page == INSIDE else [False, False]
     )

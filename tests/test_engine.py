@@ -22,7 +22,7 @@ from sr3.combine import Spliced
 from sr3.config import ModelConfig, SamplerConfig, UNetConfig
 from sr3.devices import Device
 from sr3.engine import MAX_FRAMES, RESTARTED, Engine, EngineBusy, Frame, Job
-from sr3.errors import ConfigError, ImageError
+from sr3.errors import ConfigError, ImageError, SR3Error
 from sr3.images import to_uint8
 from sr3.jobs import KEPT_BYTES
 from sr3.pipeline import SuperResolver
@@ -366,8 +366,11 @@ def test_a_picture_that_takes_too_long_is_refused_or_stopped():
         assert finished(running) == ["failed"]
         assert "more than 0 seconds" in running.error and "fewer steps" in running.error
         assert running.evaluations == 7
-        with pytest.raises(ConfigError, match=r"100 steps would take .* at most 6 steps"):
-            engine.submit(shared, GREY, steps(100), visitor="a")
+        for most, told in ((0.2, "at most 6 steps"), (0.05, "a single step"), (0.02, "a smaller")):
+            engine.max_seconds = most
+            with pytest.raises(ConfigError, match=rf"100 steps would take .* choose {told}"):
+                engine.submit(shared, GREY, steps(100), visitor="a")
+        engine.max_seconds = 0.2
         assert finished(engine.submit(shared, GREY, steps(3), visitor="a")) == ["done"]
     finally:
         engine.close()
@@ -526,8 +529,9 @@ def test_closing_ends_every_job_and_thread():
     job = engine.submit(resolver(Network(lambda _: time.sleep(0.005))), GREY, steps(500))
     engine.close()
     assert job.status == "cancelled" and threading.active_count() == before
-    with pytest.raises(EngineBusy, match="closed"):
+    with pytest.raises(SR3Error, match="closed") as refusal:
         engine.submit(resolver(), GREY, steps(2))
+    assert not isinstance(refusal.value, EngineBusy), "to wait does not help"
 
 
 # --------------------------------------------------------------------------------------- failures
