@@ -251,6 +251,9 @@ def test_observations(story):
     (last,) = flattenings(story, "psnr", made.TARGET, made.TARGET)
     assert last.updates == (10, 100)
     assert last.difference.mean == pytest.approx(0.5) and last.images == "all images"
+    assert dataclasses.replace(last, later=0.3).sentence.endswith(": more still helps."), (
+        "of a loss"
+    )
     share = 1 - last.difference.mean / last.later
     assert 0 < share < 1
     assert last.sentence.endswith(f": more still helps, though {share:.0%} of the gain was there.")
