@@ -18,6 +18,7 @@ import sr3
 from sr3 import results
 from sr3.checkpoints import find_checkpoint
 from sr3.curve import FOLDER, METRICS, Line, compare, curve, lines, measure
+from sr3.devices import for_tables
 from sr3.domains import load_domain
 from sr3.evaluate import sampler_label, split_named
 from sr3.folder import hash_of
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=50, help="evaluations, of the other lines")
     arguments = parser.parse_args()
     model = sr3.load(arguments.checkpoint, arguments.device)
+    model.device = for_tables(model.device)
     digest = hash_of(find_checkpoint(arguments.checkpoint))
     domain, last = load_domain(arguments.domain), model.schedule.steps
     every = lines(model.config.sampling, last)

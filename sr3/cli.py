@@ -26,6 +26,7 @@ from sr3.terminal import EVERY, DeviceName, Json, Seed, duration, print_json, sa
 
 if TYPE_CHECKING:
     from sr3.evaluate import Progress
+    from sr3.pipeline import SuperResolver
 
 
 class Commands(TyperGroup):
@@ -180,6 +181,7 @@ def evaluate(
     """
     from sr3 import results
     from sr3.checkpoints import find_checkpoint
+    from sr3.devices import for_tables
     from sr3.domains import load_domain
     from sr3.evaluate import BASELINES, split_named
     from sr3.evaluate import evaluate as measure
@@ -201,15 +203,21 @@ def evaluate(
         "split": split_named(split), "images": images, "samples": samples, "seed": seed,
         "batch": batch, "scorer": scorer,
     }  # fmt: skip
-    for name in checkpoint:  # a fault in the last one is told now, not hours later
+
+    def loaded(name: str) -> SuperResolver:
         model = load(name, device)
+        model.device = for_tables(model.device)
+        return model
+
+    for name in checkpoint:  # a fault in the last one is told now, not hours later
+        model = loaded(name)
         for each in domains:
             measure(model, each, hashes[name], **how)
     say(f"Running on {model.device.reason}.")
     rows: list[dict[str, Any]] = []
     enlarged: set[tuple[int, int]] = set()  # sizes whose bicubic rows are measured
     for name in checkpoint:
-        model = load(name, device)
+        model = loaded(name)
         sizes = model.low_size, model.high_size
         wanted = BASELINES[sizes in enlarged :] if baselines else ()  # bicubic asks no network
         enlarged.add(sizes)

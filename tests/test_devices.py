@@ -13,7 +13,7 @@ import torch
 
 from sr3 import devices, pipeline
 from sr3.bench import AGREES
-from sr3.devices import Device, exact, pick_device
+from sr3.devices import Device, exact, for_tables, pick_device
 from sr3.errors import ConfigError
 from sr3.metrics import psnr
 from sr3.pipeline import SuperResolver, load
@@ -168,6 +168,17 @@ def test_a_study_depends_on_no_timing(monkeypatch):
         assert exact(cpu) == Device(torch.device("cpu"), torch.float32, "why", "plain")
     gpu = Device(torch.device("cuda"), torch.bfloat16, "why")
     assert exact(gpu) == exact(replace(gpu, graphs=True)) == gpu
+
+
+def test_the_rows_of_a_table_are_of_float32_on_every_cpu(monkeypatch):
+    monkeypatch.setattr("sr3.convolutions.supported", lambda: True)
+    monkeypatch.setattr("sr3.convolutions.gain_of_tiles", lambda: 2.0)
+    cpu = Device(torch.device("cpu"), torch.bfloat16, "why", "packed")
+    found = for_tables(cpu)
+    assert found.precision == torch.float32 and found.convolutions == "tiles"
+    assert "float32" in found.reason and for_tables(found) is found
+    gpu = Device(torch.device("cuda"), torch.bfloat16, "why", graphs=True)
+    assert for_tables(gpu) is gpu
 
 
 def test_the_fast_precision_gives_the_same_picture_within_45_db(tiny):
