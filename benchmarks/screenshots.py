@@ -34,7 +34,7 @@ OTHERS = {  # page: a text of it
     "About": "Licence and data",
 }
 RUNS = {  # page: tab -> its button, and what it says at the end
-    "Compare": {"": ("Compare", "Done: the same face")},
+    "Compare": {"": ("Compare", "Done: same face")},
     "Inside": {
         "The chain": ("Run the chain", "Now scrub"), "Samples": ("Draw samples", "Done: all"),
         "Consistency": ("Run both", "Done: reduced"), "Step counts": ("Run them", "Done: where"),

@@ -97,7 +97,7 @@ def compare(page: Page) -> None:
     tab = page.context.new_page()
     tab.goto(page.url.split("/Poster")[0] + "/?page=compare")
     tab.get_by_role("button", name="Compare", exact=True).click()
-    expect(tab.get_by_text("Done: the same face").first).to_be_visible()
+    expect(tab.get_by_text("Done: same face").first).to_be_visible()
     tab.close()
     page.bring_to_front()
 

@@ -73,7 +73,7 @@ def runs(page: Page) -> Iterator[str]:
     turn_to(page, "Compare")
     yield "Compare, before"
     press(page.get_by_role("button", name="Compare", exact=True))
-    expect(page.get_by_text("Done: the same face").first).to_be_visible()
+    expect(page.get_by_text("Done: same face").first).to_be_visible()
     expect(page.get_by_role("heading", name="Scores")).to_be_visible()
     yield "Compare"
     turn_to(page, "Inside")

@@ -23,7 +23,7 @@ def compared(page: Page) -> None:
 def done(page: Page) -> Locator:
     """What the status line says of a comparison that is there; a screen reader's line says it until
     the next one has begun."""
-    return page.locator(".board .status .text").filter(has_text="Done: the same face").first
+    return page.locator(".board .status .text").filter(has_text="Done: same face").first
 
 
 def ended(page: Page) -> None:

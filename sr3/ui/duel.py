@@ -140,7 +140,7 @@ def _done(found: Group | None) -> str:
         return ""
     alike = len({task.sampling for task in found.tasks}) == 1
     each = f"{step_count(found.steps)} each" if alike else "each in its own steps"
-    return f"Done: the same face, the same noise, {each}."
+    return f"Done: same face, same noise, {each}."
 
 
 # ------------------------------------------------------------------------------------- afterwards
