@@ -54,6 +54,7 @@ from torch import Tensor, nn
 import sr3
 from sr3.config import ModelConfig
 from sr3.devices import Device
+from sr3.floor import work_of
 from sr3.metrics import psnr
 from sr3.pipeline import SuperResolver
 from sr3.plain import plain_forward
@@ -102,7 +103,10 @@ def main() -> None:
              "openvino-bfloat16": partial(_openvino, precision="bf16")}  # fmt: skip
     for name in filter(None, arguments.also.split(",")):
         ways[name] = lambda name=name: extra[name](usual, network, inputs)  # type: ignore[misc]
-    print(f"{arguments.checkpoint}, batch {arguments.batch}, {torch.get_num_threads()} threads")
+    print(
+        f"{arguments.checkpoint}, batch {arguments.batch}, {torch.get_num_threads()} threads; "
+        f"the condition's part of the stem: {stem_share(network):.2%} of the operations"
+    )
     print(
         "| way | ms | plain / it | processor ms | first, s | PSNR dB |\n|---|---|---|---|---|---|"
     )
@@ -140,6 +144,16 @@ def networks(name: str) -> tuple[ModelConfig, UNet, UNet]:
     network = UNet(config.network).eval().requires_grad_(False)
     network.load_state_dict(usual.state_dict())
     return config, usual, network.to(memory_format=torch.channels_last)
+
+
+def stem_share(network: UNet) -> float:
+    """The share of a forward's operations that do the same at every step of a chain: the half of
+    the first convolution that sees the condition."""
+    config, stem = network.config, network.down[0]
+    assert isinstance(stem, nn.Conv2d)
+    pixels = (config.high_res // config.patch) ** 2
+    alike = 2 * stem.weight.numel() / 2 * pixels  # a multiply-add counts as two
+    return alike / work_of(network, config, torch.float32).operations
 
 
 def picture(config: ModelConfig, step: Step, steps: int | None) -> np.ndarray:
