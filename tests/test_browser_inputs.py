@@ -44,17 +44,22 @@ def paste(page: Page, picture: Image.Image) -> None:
     )
 
 
-def test_paste_a_picture_and_choose_the_square(visit):
-    page = visit()
-    turn_tab(page, "Upload")
-    expect(page.get_by_role("button", name="Paste from the clipboard")).to_be_visible()
+def square_by_hand(page):
+    """Paste a picture with a face and ask for its square, which is given."""
     sheet = Image.new("RGB", (400, 300), (120, 140, 120))
     sheet.paste(draw(PORTRAITS[1]).resize((200, 200)), (20, 60))
     with rerun(page):
         paste(page, sheet)
     with rerun(page):
         press(page.get_by_text("Choose the square myself"))
-    square = page.get_by_role("group", name="The square that is used")
+    return page.get_by_role("group", name="The square that is used")
+
+
+def test_paste_a_picture_and_choose_the_square(visit):
+    page = visit()
+    turn_tab(page, "Upload")
+    expect(page.get_by_role("button", name="Paste from the clipboard")).to_be_visible()
+    square = square_by_hand(page)
     expect(square).to_be_visible()
     reduced = page.get_by_role("img", name="The reduced face").first
     before, box = reduced.get_attribute("src"), square.bounding_box()
@@ -103,13 +108,7 @@ def test_what_is_chosen_on_one_page_is_chosen_on_the_other_and_back(visit):
             page.get_by_role("radio", name=name).check(force=True)
     turn_to(page, "Compare")
     expect(page.get_by_role("radio", name="Ines")).to_be_checked()
-    sheet = Image.new("RGB", (400, 300), (120, 140, 120))
-    sheet.paste(draw(PORTRAITS[1]).resize((200, 200)), (20, 60))
-    with rerun(page):
-        paste(page, sheet)
-    with rerun(page):
-        press(page.get_by_text("Choose the square myself"))
-    square, lefts = page.get_by_role("group", name="The square that is used"), []
+    square, lefts = square_by_hand(page), []
     for where, key in (("Super-resolve", "ArrowRight"), ("Compare", "ArrowRight"),
                        ("Super-resolve", "ArrowLeft"), ("Compare", "ArrowLeft")):  # fmt: skip
         turn_to(page, where)
