@@ -117,7 +117,8 @@ class QuickNorm(nn.GroupNorm):
 # ------------------------------------------------------------------------------------ a network's
 _EACH = {ResidualBlock: QuickBlock, nn.GroupNorm: QuickNorm, nn.Linear: QuickLinear}
 _Way = tuple[bool, torch.dtype]  # with tiles, in a precision
-_State = tuple[tuple[Tensor, int], ...]  # a convolution's tensors and how often each was changed
+# A convolution's tensors by name and how often each was changed.
+_State = tuple[tuple[str, Tensor | None, int], ...]
 _Mark = tuple[nn.Conv2d, _State]  # what it was when a copy was made
 _quick: weakref.WeakKeyDictionary[nn.Module, tuple[_Way, list[_Mark], nn.Module]]
 _quick = weakref.WeakKeyDictionary()
@@ -146,15 +147,18 @@ def quicken(
 
 
 def _state(conv: nn.Conv2d) -> _State:
-    return tuple((each, each._version) for each in (conv.weight, conv.bias) if each is not None)
+    return tuple(
+        (name, each, 0 if each is None else each._version)
+        for name, each in conv._parameters.items()
+    )
 
 
 def _unchanged(conv: nn.Conv2d, state: _State) -> bool:
-    now = _state(conv)
-    return len(now) == len(state) and all(
-        new is old and changes == before
-        for (new, changes), (old, before) in zip(now, state, strict=True)
-    )
+    now = conv._parameters  # as its attributes, but asked for at every step
+    for name, each, changes in state:
+        if now[name] is not each or (each is not None and each._version != changes):
+            return False
+    return True
 
 
 def _copied(module: nn.Module, way: _Way, marks: list[_Mark]) -> nn.Module:
