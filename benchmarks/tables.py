@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sr3.answers import commonest_sampling
+from sr3.gains import commonest_sampling
 from sr3.metrics import METRICS
 from sr3.results import difference, read, summary
 from sr3.views import Story, bicubic_of, source_of

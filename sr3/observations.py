@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sr3.answers import MAIN, alike, signed, sized, verdict
+from sr3.answers import MAIN
 from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell, images_label
+from sr3.gains import alike
 from sr3.gap import Chain
 from sr3.metrics import METRICS, Interval
 from sr3.srga import divergence_of
+from sr3.verdicts import signed, sized, verdict
 from sr3.views import Along, Story
 
 

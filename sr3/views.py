@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sr3 import answers
-from sr3.answers import MAIN, Measured, alike, commonest_sampling, whole_range
+from sr3.answers import MAIN
 from sr3.bootstrap import bootstrap, interval_of
 from sr3.cells import Cell, images_label
 from sr3.checkpoints import registry
@@ -26,6 +26,7 @@ from sr3.combine import Recipe
 from sr3.errors import SR3Error
 from sr3.evaluate import bicubic_hash
 from sr3.folder import read_settings
+from sr3.gains import Measured, alike, commonest_sampling, whole_range
 from sr3.gap import Chain, along_chain, chain_table, read_metric
 from sr3.looks import KINDS, Kind
 from sr3.results import newest_weights

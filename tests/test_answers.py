@@ -10,19 +10,11 @@ from typing import Any
 import pytest
 
 from sr3 import results
-from sr3.answers import (
-    Contrast,
-    Measured,
-    Trade,
-    against_scratch,
-    alike,
-    least_needed,
-    moved,
-    range_effects,
-    trades,
-)
+from sr3.answers import Contrast, Trade, against_scratch, least_needed, range_effects, trades
 from sr3.cells import Cell
+from sr3.gains import Measured, alike
 from sr3.metrics import Interval
+from sr3.verdicts import moved
 from tests import study_table as made
 
 Gain = Callable[[Cell, int], float]  # of a cell on an image, in dB

@@ -8,9 +8,9 @@ import pytest
 
 from sr3 import bootstrap as module
 from sr3 import results
-from sr3.answers import commonest_sampling
 from sr3.bootstrap import RESAMPLES, bootstrap, bounds_of, interval_of
 from sr3.errors import SR3Error
+from sr3.gains import commonest_sampling
 from sr3.views import Story
 from tests import study_table
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import sr3.checkpoints
 from benchmarks.tables import shown
 from sr3 import charts, figures, poster, report, results
-from sr3.answers import answer_all, range_effects, verdict
+from sr3.answers import answer_all, range_effects
 from sr3.cli import app
 from sr3.combine import Parent, Recipe
 from sr3.folder import save_checkpoint
@@ -28,6 +28,7 @@ from sr3.metrics import Interval
 from sr3.observations import Level, drifts, fadings, flattenings, levels, shifts, transfers
 from sr3.presets import MODELS
 from sr3.unet import UNet
+from sr3.verdicts import verdict
 from sr3.views import Story, made_as, parents, source_of
 from tests import study_table as made
 from tests.app_server import make_checkpoints

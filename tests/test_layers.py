@@ -35,6 +35,7 @@ LAYERS = (
     {"sr3.figures", "sr3.observations"},
     {"sr3.views"},
     {"sr3.study_plan", "sr3.answers", "sr3.curve"},
+    {"sr3.gains", "sr3.verdicts"},
     {"sr3.training_run", "sr3.finetune", "sr3.gap", "sr3.catalogue", "sr3.pull", "sr3.push"},
     {"sr3.run_folder", "sr3.people", "sr3.distil"},
     {

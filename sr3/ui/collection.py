@@ -14,10 +14,10 @@ import pandas as pd
 import streamlit as st
 
 from sr3 import checkpoints
-from sr3.answers import commonest_sampling
 from sr3.checkpoints import RegistryEntry
 from sr3.errors import CheckpointError
 from sr3.folder import CARD, weights_hash
+from sr3.gains import commonest_sampling
 from sr3.hub_card import scores_of
 from sr3.metrics import METRICS
 from sr3.results import read
