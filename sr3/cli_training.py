@@ -215,8 +215,9 @@ def study(
     from sr3 import answers, results
     from sr3.checkpoints import ROOT
     from sr3.domains import domain_name
-    from sr3.study import Study, lpips_reason
+    from sr3.study import Study
     from sr3.study_plan import read_plan
+    from sr3.study_task import lpips_reason
 
     if ray is not None and workers > 1:
         raise ConfigError("Give either --workers or --ray, and not both.")

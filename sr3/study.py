@@ -14,16 +14,14 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
-import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -31,43 +29,19 @@ from typing import Any
 import pandas as pd
 import torch
 
-from sr3 import results
-from sr3.cards import NON_COMMERCIAL, make_card
+from sr3 import results, study_task
 from sr3.cells import Cell
-from sr3.checkpoints import load_checkpoint
 from sr3.cluster import Cluster, joined
 from sr3.config import SamplerConfig
-from sr3.devices import exact, pick_device
-from sr3.domains import Domain, domain_name, list_hash, load_domain, load_pixels
+from sr3.domains import Entry, domain_name, list_hash, load_pixels
 from sr3.errors import DomainError, SR3Error, TrainingError
-from sr3.evaluate import BASELINES, bicubic_hash, evaluate, image_names, sampler_label
-from sr3.finetune import FinetuneRun
-from sr3.folder import hash_of, save_checkpoint
-from sr3.metrics import SMALLEST, Scorer
-from sr3.pipeline import SuperResolver
-from sr3.run_folder import STATE
-from sr3.study_plan import Run, StudyPlan, Tested
-from sr3.train import read_state
-from sr3.training_run import new_network
-from sr3.tuning import FinetunePlan
+from sr3.evaluate import bicubic_hash, image_names, sampler_label
+from sr3.metrics import SMALLEST
+from sr3.study_plan import StudyPlan, Tested
+from sr3.study_task import Report, Task, Workplace, perform
 
-Report = Callable[[str], None]
-EVERY = 30.0  # seconds between two lines of progress of a run
 BARE = ("psnr",)  # what every measured image has a row of
 SCORED = ("psnr", "lpips")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one process does at a time: a run's cells that are not in the table."""
-
-    run: Run | None  # None: the parent itself, and the baselines
-    pending: tuple[tuple[int, Tested], ...]  # (updates, domain)
-
-    @property
-    def title(self) -> str:
-        """For a line of progress."""
-        return self.run.cell.title.replace("updates=0 ", "") if self.run else "the parent"
 
 
 @dataclass(frozen=True)
@@ -80,11 +54,8 @@ class Finished:
     seconds: float
 
 
-class Study:
-    """A plan, the folder of its table, and a folder for the runs under way and what is kept."""
-
-    def __init__(self, plan: StudyPlan, table: Path, work: Path) -> None:
-        self.plan, self.table, self.work = plan, table, work
+class Study(Workplace):
+    """The tasks of a plan, and what does them."""
 
     # -------------------------------------------------------------------------------- what is left
     @property
@@ -102,7 +73,7 @@ class Study:
         """
         table = results.read(self.table)
         scored, bare = self._missing(table, self._scored), self._missing(table, BARE)
-        return bare if scored == bare or lpips_reason() else scored
+        return bare if scored == bare or study_task.lpips_reason() else scored
 
     def without_lpips(self) -> int:
         """How many cells are in the table but for their LPIPS."""
@@ -145,21 +116,23 @@ class Study:
         them, one that cannot be read, and a domain that is not the one in the table."""
         table, size = results.read(self.table), self.plan.model.network.high_res
         for tested in {tested for task in tasks for _, tested in task.pending}:
-            load_pixels(_domain(tested.name).subset("test", _test_images(tested)), size)
-            files = set(table.loc[self._ours(table, tested), "file_list_hash"])
-            if files - {list_hash(_domain(tested.name).subset("test", _test_images(tested)))}:
+            chosen = _tested(tested)
+            load_pixels(chosen, size)
+            if set(table.loc[self._ours(table, tested), "file_list_hash"]) - {list_hash(chosen)}:
                 raise DomainError(
                     f"{tested.name} is not the list of images that the table in {self.table} was "
                     "measured on: bring that one, or choose another table."
                 )
         read: set[str] = set()
         for run in (task.run for task in tasks if task.run):
-            chosen = _domain(run.target).subset("train", run.cell.images, run.cell.seed)
+            chosen = study_task.domain_of(run.target).subset(
+                "train", run.cell.images, run.cell.seed
+            )
             load_pixels(tuple(entry for entry in chosen if entry.sha256 not in read), size)
             read |= {entry.sha256 for entry in chosen}
             if not chosen:
                 raise TrainingError(f"{run.target} has no training images: choose another target.")
-            if run.cell.replay and not _domain(self.plan.source).train:
+            if run.cell.replay and not study_task.domain_of(self.plan.source).train:
                 raise TrainingError(f"{self.plan.source} has no training images to replay.")
 
     def _ours(self, table: pd.DataFrame, tested: Tested) -> pd.Series[bool]:
@@ -168,10 +141,6 @@ class Study:
         names = {str(cell) for run in self.plan.runs for cell in self.plan.cells(run)}
         here = table["checkpoint"].isin(names) & (table["domain"] == domain_name(tested.name))
         return here & table["metric"].isin(SCORED)
-
-    def folder(self, run: Run) -> Path:
-        """Where a run is under way, and what is kept of it."""
-        return self.work / run.cell.digest
 
     # ------------------------------------------------------------------------------------- the work
     def run(
@@ -290,116 +259,14 @@ class _Known:
         if found := set().union(*ours):
             return found
         try:
-            domain = _domain(tested.name)
-            return set(image_names(domain, domain.subset("test", _test_images(tested))))
+            return set(image_names(study_task.domain_of(tested.name), _tested(tested)))
         except SR3Error:  # its images are not here
             return set()
 
 
-# ------------------------------------------------------------------------------------------ a task
-def perform(study: Study, task: Task, report: Report) -> None:
-    """Make the cells of a task, in this process. Raises SR3Error."""
-    plan, run = study.plan, task.run
-    if run is None:
-        for _, tested in task.pending:
-            _measure(study, plan.path, plan.parent, tested, BASELINES)
-        return
-    folder = study.folder(run)
-    _tune(study, run, sorted({updates for updates, _ in task.pending}), report)
-    for updates, tested in task.pending:
-        cell = run.cell.after(updates)
-        report(f"{cell.title}: measuring on {domain_name(tested.name)}")
-        _measure(study, _snapshot(folder, updates), str(cell), tested, ())
-    _tidy(folder, {cell.updates for cell in plan.cells(run) if plan.kept(cell)})
-
-
-def _tune(study: Study, run: Run, snapshots: Sequence[int], report: Report) -> None:
-    """Make the snapshots that are not there."""
-    plan, cell, folder = study.plan, run.cell, study.folder(run)
-    missing = tuple(s for s in snapshots if not _snapshot(folder, s).exists())
-    if not missing:
-        return
-    state = folder / STATE
-    if state.exists() and read_state(state, mapped=True)["step"] > missing[0]:
-        state.unlink()  # past a snapshot whose rows were deleted: again from the start
-    parent = _untrained(study, run) if cell.scratch else plan.checkpoint
-    method = "lora" if cell.lora else "full"
-    tuned = FinetunePlan(
-        parent, _domain(run.target), cell.images,
-        plan.settings(method, cell.range, missing[-1], cell.seed, cell.rate or 0.0), folder, method,
-        cell.lora or 8, cell.replay, _domain(plan.source) if cell.replay else None, plan.device,
-        missing, evaluation_images=0, save_every=plan.training.save_every,
-    )  # fmt: skip
-    shown = time.monotonic()
-    for record in FinetuneRun(tuned, resume=True).run():
-        if time.monotonic() - shown >= EVERY:
-            shown = time.monotonic()
-            report(f"{cell.title}: update {record.step} of {missing[-1]}")
-
-
-def _untrained(study: Study, run: Run) -> str:
-    """A checkpoint with the parent's architecture and new weights, of the run's seed."""
-    path = study.folder(run) / "untrained"
-    if not path.exists():
-        model, seed = study.plan.model, run.cell.seed
-        card = make_card(f"Untrained, seed {seed}", "New weights.", {}, NON_COMMERCIAL)
-        weights = new_network(model, seed).state_dict()
-        save_checkpoint(path, model, weights, card, torch.float32)
-    return str(path)
-
-
-def _measure(study: Study, path: Path, name: str, tested: Tested, baselines: Sequence[str]) -> None:
-    """Measure a checkpoint on a domain; its rows are one part of the table."""
-    plan = study.plan.evaluation
-    config, network = load_checkpoint(path)
-    model = SuperResolver(network, config, exact(pick_device(study.plan.device)), name)
-    rows = [
-        row
-        for progress in evaluate(
-            model, _domain(tested.name), hash_of(path), images=_test_images(tested),
-            samples=plan.samples, seed=plan.seed, batch=plan.batch, baselines=baselines,
-            scorer=_scorer(), **plan.changes,
-        )
-        for row in progress.rows
-    ]  # fmt: skip
-    results.append(rows, study.table)
-
-
-def _snapshot(folder: Path, updates: int) -> Path:
-    return folder / f"step-{updates:06}"
-
-
-def _tidy(folder: Path, kept: set[int]) -> None:
-    """Remove a run that was measured, but for what is kept of it."""
-    (folder / STATE).unlink(missing_ok=True)  # first: a state never outlives its snapshots
-    if not kept:
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    for path in folder.glob("step-*"):
-        if path not in {_snapshot(folder, updates) for updates in kept}:
-            dropped = path.rename(path.with_name(f"dropped-{path.name}"))  # never half a snapshot
-            shutil.rmtree(dropped, ignore_errors=True)
-
-
-@lru_cache(maxsize=8)
-def _domain(name: str) -> Domain:
-    return load_domain(name)
-
-
-@lru_cache(maxsize=1)
-def _scorer() -> Scorer:
-    return Scorer.load()
-
-
-def lpips_reason() -> str:
-    """Why LPIPS cannot be measured here; "" where it can."""
-    return _scorer().lpips_reason
-
-
-def _test_images(tested: Tested) -> int | None:
-    """How many test images; None for all, so that the list has the order that `evaluate` gives."""
-    domain = _domain(tested.name)
-    return None if len(domain.subset("test", tested.images)) == len(domain.test) else tested.images
+def _tested(tested: Tested) -> tuple[Entry, ...]:
+    """The images that a domain's cells are measured on."""
+    return study_task.domain_of(tested.name).subset("test", study_task.tested_images(tested))
 
 
 # --------------------------------------------------------------------------------------- processes

@@ -30,6 +30,7 @@ LAYERS = (
     },
     {"sr3"},
     {"sr3.study", "sr3.poster"},
+    {"sr3.study_task"},
     {"sr3.report", "sr3.effort"},
     {"sr3.charts", "sr3.markup"},
     {"sr3.figures", "sr3.observations"},

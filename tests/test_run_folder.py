@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sr3 import study, training_run
+from sr3 import study_task, training_run
 from sr3.cli import app
 from sr3.run_folder import RunFolder
 from sr3.study_plan import read_plan
@@ -145,7 +145,7 @@ def test_a_study_goes_on_from_a_gpus_state(tmp_path, monkeypatch, on_a_gpu):
         'checkpoint = "parent"\nsource = "faces"\n[evaluation.domains]\nfaces = 1\n'
         '[[grid]]\ntarget = "faces"\nimages = 2\nsnapshots = [1, 2]\n'
     )
-    made = study.Study(read_plan(str(plan)), tmp_path / "table", tmp_path / "work")
+    made = study_task.Workplace(read_plan(str(plan)), tmp_path / "table", tmp_path / "work")
     (run,) = made.plan.runs
     made.folder(run).mkdir(parents=True)
     state, seen = made.folder(run) / "state.pt", []
@@ -157,11 +157,11 @@ def test_a_study_goes_on_from_a_gpus_state(tmp_path, monkeypatch, on_a_gpu):
         def run(self):
             return iter(())
 
-    monkeypatch.setattr(study, "FinetuneRun", Tuning)
+    monkeypatch.setattr(study_task, "FinetuneRun", Tuning)
     for step in (1, 2):
         with on_a_gpu():
             torch.save({"step": step, "network": {"w": torch.zeros(1)}}, state)
-        study._tune(made, run, (1, 2), print)
+        study_task._tune(made, run, (1, 2), print)
     assert seen == [True, False], "past a missing snapshot it begins again"
 
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sr3 import results
+from sr3 import results, study_task
 from sr3 import study as study_module
 from sr3.cells import Cell
 from sr3.cli import app
@@ -51,7 +51,7 @@ def _there(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("SR3_OFFLINE", "1")
     monkeypatch.setenv("SR3_LPIPS_WEIGHTS", "nowhere")
-    study_module._domain.cache_clear()  # other folders may have had the same names
+    study_task.domain_of.cache_clear()  # other folders may have had the same names
 
 
 def words(name, *more, plan="smoke"):
@@ -75,7 +75,7 @@ def whole(place):
         patch.chdir(place)
         patch.setenv("SR3_LPIPS_WEIGHTS", "nowhere")
         patch.setenv("SR3_OFFLINE", "1")
-        study_module._domain.cache_clear()  # this comes before what is done for each test
+        study_task.domain_of.cache_clear()  # this comes before what is done for each test
         result = study("whole")
         assert result.exit_code == 0, result.output
         return table("whole"), result
@@ -319,7 +319,7 @@ def test_cells_without_lpips_are_measured_again_where_it_can_be(whole, monkeypat
     assert result.exit_code == 0, result.output
     assert "nothing to do" in result.stderr
     assert "14 of the cells in the table lack LPIPS: it cannot be measured here" in result.stderr
-    monkeypatch.setattr(study_module, "_scorer", lambda: Scorer(Brightness()))
+    monkeypatch.setattr(study_task, "scorer", lambda: Scorer(Brightness()))
     frame = results.read("unscored/metrics")
     done = frame[~frame["checkpoint"].str.contains("scratch")]
     scores = done[done["metric"] == "psnr"].assign(metric="lpips", lpips_backbone="made up")
@@ -431,7 +431,7 @@ def test_every_plan_can_be_run_to_its_end(name, tmp_path, monkeypatch):
     for own in wanted - set(THERE) if name != "smoke" else ():
         assert f"#      [{own}]" in text, "how to register it stands in the head"
     read = []
-    monkeypatch.setattr(study_module, "_domain", lambda name: stand_in(
+    monkeypatch.setattr(study_task, "domain_of", lambda name: stand_in(
         name, *THERE.get(name, (2000, 64, 500))))  # fmt: skip
     monkeypatch.setattr(study_module, "load_pixels", lambda entries, size: read.append(size))
     made = Study(plan, tmp_path / "metrics", tmp_path / "work")
