@@ -11,7 +11,7 @@ from sr3.ui.inputs import Face, choose_face
 from sr3.ui.mixing import Contestant
 from sr3.ui.settings import choose_sampling, choose_seed
 
-LEAD = "One face, one noise, several networks: whatever differs between the pictures, they did."
+LEAD = "One face, one noise, several networks: what differs between the pictures comes from them."
 
 
 @alone

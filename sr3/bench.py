@@ -182,7 +182,7 @@ def _visitors(
         gain = statistics.median(each.gain for each in rounds)
         yield _times(
             "all served", who, [each.together for each in rounds], best,
-            f"{gain:.2f} times sooner than one after another" if count > 1 else "",
+            f"{gain:.2f} times as fast as one after another" if count > 1 else "",
         )  # fmt: skip
         yield _times(
             "one after another", who, [each.one_by_one for each in rounds],
@@ -240,14 +240,14 @@ def _public(model: SuperResolver, settings: BenchSettings) -> Iterator[Row]:
             batch * before / after for before, after in zip(usual, quick, strict=True)
         )
         yield _times("step, ours", f"97.8M, batch {batch}", quick, ours_work.floor(rates, batch),
-                     note=f"{speedup:.2f} times the plain loop's images, in turn")  # fmt: skip
+                     note=f"{speedup:.2f} times the plain loop's throughput")  # fmt: skip
     middle = statistics.median(plain)
     face = _faces(1, model.low_size)[0]
     whole = statistics.median(model.upscale([face]).seconds for _ in range(settings.repeats))
     steps = config.schedule.steps
     yield Row(
         "whole image, plain float32", f"{steps} steps, from the median step", middle * steps, "s",
-        note=f"{model.name} is {middle * steps / whole:.0f} times sooner",
+        note=f"{model.name} is {middle * steps / whole:.0f} times as fast",
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def grid(story: Story, look: Look, target: str) -> Chart:
         drawn.append(figures.grid(view, metric, look, marks))
     sentences = [each.sentence for each in least.values()]
     caption = _caption(story, view["n"], view["seeds"], "images and seeds")
-    note = "Blue gains over the parent, vermillion loses; an empty cell was not measured. "
+    note = "Blue: better than the parent; vermilion: worse; empty: not measured. "
     return replace(
         chart, figures=tuple(drawn), sentences=tuple(sentences[:1]), more=tuple(sentences[1:]),
         caption=note + caption,

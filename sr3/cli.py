@@ -41,6 +41,8 @@ class Commands(TyperGroup):
             if error.filename is None or error.strerror is None:
                 raise
             message = f"{error.filename} cannot be used: {error.strerror}."
+            if isinstance(error, FileExistsError):
+                message = f"{error.filename} is a file, and a folder is needed: name another one."
         typer.echo(f"Error: {message}", err=True)
         raise typer.Exit(2)
 
@@ -55,15 +57,20 @@ app = typer.Typer(
 )
 
 Sampler = Annotated[str | None, typer.Option(help="dpmpp, ddim or ancestral.")]
-Steps = Annotated[int | None, typer.Option(help="Network evaluations an image.")]
-Start = Annotated[int | None, typer.Option(help="First time step; the last one: pure noise.")]
+Steps = Annotated[int | None, typer.Option(help="Network evaluations per image.")]
+Start = Annotated[
+    int | None, typer.Option(help="Time step to start at; the highest is pure noise.")
+]
 Spacing = Annotated[str | None, typer.Option(help="uniform, log_snr or karras.")]
 Eta = Annotated[float | None, typer.Option(help="Noise added on the way (ddim).")]
 Clamp = Annotated[
     bool | None, typer.Option("--clamp/--no-clamp", help="Hold the clean estimate in [-1, 1].")
 ]
 Consistency = Annotated[
-    bool | None, typer.Option("--consistency/--no-consistency", help="Reduce to the exact input.")
+    bool | None,
+    typer.Option(
+        "--consistency/--no-consistency", help="Make each estimate reduce exactly to the input."
+    ),
 ]
 
 
@@ -93,7 +100,7 @@ app.command()(generate)
 def upscale(
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for NAME.png, 128x128.")],
-    checkpoint: Annotated[str, typer.Option(help="Name, folder or public file.")] = "lite",
+    checkpoint: Annotated[str, typer.Option(help="Name, folder, public file or hub:...")] = "lite",
     sampler: Sampler = None,
     steps: Steps = None,
     start: Start = None,
@@ -102,7 +109,7 @@ def upscale(
     clamp: Clamp = None,
     consistency: Consistency = None,
     seed: Seed = 0,
-    samples: Annotated[int, typer.Option(help="Results an image: NAME-0.png, ...")] = 1,
+    samples: Annotated[int, typer.Option(help="Results per image: NAME-0.png, ...")] = 1,
     device: DeviceName = "auto",
     align: Annotated[
         bool, typer.Option("--align/--no-align", help="Find the face and crop it as FFHQ.")
@@ -142,7 +149,7 @@ def upscale(
                 say(f"Error: {record.error}")
                 failed += 1
             else:
-                say(f"{record.source} -> {record.output}: {record.note}")
+                say(f"{record.source} -> {record.output}: {record.note}; {record.scores.told}")
                 rows.append(json_row(record, checkpoint, settings.sampler, settings.steps, seed))
     finally:  # what was written is told, also where the next one cannot be
         if as_json:
@@ -158,8 +165,10 @@ def evaluate(
     domain: Annotated[list[str], typer.Option(help="Name, folder, ...; may be repeated.")],
     out: Annotated[Path, typer.Option(help="FILE.parquet to write, or a table's folder.")],
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
-    images: Annotated[int | None, typer.Option(help="So many images of the split.")] = None,
-    samples: Annotated[int, typer.Option(help="Draws an image, seeds SEED, SEED + 1, ...")] = 1,
+    images: Annotated[
+        int | None, typer.Option(help="How many images of the split; else all.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Samples per image, seeds SEED, SEED + 1, ...")] = 1,
     sampler: Sampler = None,
     steps: Steps = None,
     start: Start = None,
@@ -168,7 +177,7 @@ def evaluate(
     clamp: Clamp = None,
     consistency: Consistency = None,
     seed: Seed = 0,
-    batch: Annotated[int, typer.Option(help="Images a forward pass.")] = 8,
+    batch: Annotated[int, typer.Option(help="Images per forward pass.")] = 8,
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Bicubic and one-step rows too.")
     ] = True,
@@ -291,11 +300,15 @@ def gap(
     out: Annotated[Path, typer.Option(help="FILE.parquet to write, or a table's folder.")],
     times: Annotated[str, typer.Option(help="Time steps.")] = "10,50,200,500,1000,1356,1500,2000",
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
-    images: Annotated[int | None, typer.Option(help="So many of each split.")] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Noise draws an image and level.")] = 8,
+    images: Annotated[
+        int | None, typer.Option(help="How many images of each split; else all.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Noise draws per image and level.")] = 8,
     seed: Seed = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 16,
-    srga: Annotated[bool, typer.Option("--srga/--no-srga", help="The index too.")] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 16,
+    srga: Annotated[
+        bool, typer.Option("--srga/--no-srga", help="Measure the SRGA-style index too.")
+    ] = True,
     device: DeviceName = "auto",
     as_json: Json = False,
 ) -> None:

@@ -38,6 +38,8 @@ def report(
     from sr3.views import Story, parents, source_of
 
     rows = results.read(table if table is not None else checkpoints.ROOT / "metrics")
+    if table is not None and rows.empty:
+        raise ReportError(f"There is no table at {table}: give a folder of parts or FILE.parquet.")
     known = parents(rows)
     if checkpoint is not None and checkpoint not in known:
         raise ReportError(

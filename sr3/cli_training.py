@@ -40,8 +40,10 @@ def train(
     preset: Annotated[str, typer.Option(help="Network and how it is trained.")] = "lite",
     steps: Annotated[int | None, typer.Option(help="Updates to run.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Or training time.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    batch: Annotated[int | None, typer.Option(help="Images an update.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in OUT, if there is one.")
+    ] = False,
+    batch: Annotated[int | None, typer.Option(help="Images per update.")] = None,
     seed: Seed = 0,
     device: DeviceName = "auto",
     precision: Precision = "auto",
@@ -70,14 +72,18 @@ def distil(
     domain: Annotated[str, typer.Option(help="Name, folder, zip or LMDB; several joined by +.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     checkpoint: Annotated[str, typer.Option(help="The teacher: name or folder.")] = "lite",
-    evaluations: Annotated[int, typer.Option(min=1, help="The student's, an image.")] = 4,
+    evaluations: Annotated[
+        int, typer.Option(min=1, help="The student's network evaluations per image.")
+    ] = 4,
     start: Annotated[int | None, typer.Option(help="First time step; else the teacher's.")] = None,
     end: Annotated[int, typer.Option(help="The student's last time step.")] = 20,
-    substeps: Annotated[int, typer.Option(min=1, help="The teacher's, a step.")] = 3,
+    substeps: Annotated[
+        int, typer.Option(min=1, help="Teacher's steps per step of the student.")
+    ] = 3,
     steps: Annotated[int | None, typer.Option(help="Updates to run.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Or training time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    batch: Annotated[int | None, typer.Option(help="Chains an update.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Chains per update.")] = None,
     seed: Seed = 0,
     device: DeviceName = "auto",
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
@@ -143,24 +149,28 @@ def _changed(
 def finetune(
     checkpoint: Annotated[str, typer.Option(help="The parent: name, folder or public file.")],
     domain: Annotated[str, typer.Option(help="Name, folder, zip or LMDB of the new faces.")],
-    images: Annotated[str, typer.Option(help="So many of its training images, or all.")],
+    images: Annotated[str, typer.Option(help="How many of its training images, or all.")],
     steps: Annotated[int, typer.Option(min=1, help="Updates to run.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; snapshots are OUT/step-000100.")],
     time_range: Annotated[
         str | None, typer.Option("--range", help="Time steps A:B; levels in (A, B] alone.")
     ] = None,
     method: Annotated[str, typer.Option(help="full or lora.")] = "full",
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the change (lora).")] = 8,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of the change (lora); else 8.")
+    ] = None,
     replay: Annotated[float, typer.Option(help="Share of source images in each batch.")] = 0.0,
     replay_domain: Annotated[
         str | None, typer.Option(help="The source: replayed, and watched for forgetting.")
     ] = None,
     seed: Seed = 0,
     learning_rate: Annotated[float | None, typer.Option(help="Constant rate.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images an update.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per update.")] = None,
     precision: Precision = "auto",
     snapshots: Annotated[str, typer.Option(help="Updates to keep too, such as 10,30,100.")] = "",
-    evaluate_every: Annotated[int | None, typer.Option(help="Updates; else at snapshots.")] = None,
+    evaluate_every: Annotated[
+        int | None, typer.Option(help="Updates between evaluations; else at snapshots.")
+    ] = None,
     evaluation_images: Annotated[int, typer.Option(help="Of each domain's validation split.")] = 16,
     save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 120.0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
@@ -173,6 +183,8 @@ def finetune(
     from sr3.folder import read_config
     from sr3.tuning import FinetunePlan, parse_images, parse_range, parse_steps, tuning_config
 
+    if rank is not None and method != "lora":
+        raise ConfigError("--rank is of --method lora alone: leave one out or give both.")
     model = read_config(find_checkpoint(checkpoint))
     precision = _resolved(precision, device, out if resume else None)
     training = tuning_config(
@@ -181,8 +193,9 @@ def finetune(
     )  # fmt: skip
     source = load_domain(replay_domain) if replay_domain else None
     plan = FinetunePlan(
-        checkpoint, load_domain(domain), parse_images(images), training, out, method, rank, replay,
-        source, device, parse_steps(snapshots), evaluate_every, evaluation_images, save_every,
+        checkpoint, load_domain(domain), parse_images(images), training, out, method, rank or 8,
+        replay, source, device, parse_steps(snapshots), evaluate_every, evaluation_images,
+        save_every,
     )  # fmt: skip
     say(f"Reading {len(plan.entries)} images of {plan.domain.title} ...")
     drive(FinetuneRun(plan, resume=resume))

@@ -93,6 +93,12 @@ def same_network(one: ModelConfig, other: ModelConfig) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in fields)
 
 
+def same_chain(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether two networks can be asked at the same levels; a distilled one learnt only those of
+    its own chain, which ends elsewhere."""
+    return one.sampling.end == other.sampling.end
+
+
 # --------------------------------------------------------------------------------------- weights
 def difference(parent: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What fine-tuning changed, as it is stored: float16, unchanged tensors left out."""

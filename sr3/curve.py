@@ -54,7 +54,7 @@ def lines(recommended: SamplerConfig, last: int) -> list[Line]:
         Line("DPM-Solver++ 2M from pure noise", {"sampler": "dpmpp"} | noise),
         Line("uniform spacing", {"spacing": "uniform"}),
         Line("Karras spacing", {"spacing": "karras"}),
-        Line("not kept to the input", {"consistency": not recommended.consistency}),
+        Line("without data consistency", {"consistency": not recommended.consistency}),
         Line("the paper's chain", ancestral | noise, (20, 100, last)),
     ]
 

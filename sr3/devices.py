@@ -84,7 +84,11 @@ def _problem(name: str) -> str:
     """Why a device cannot compute here; "" where it does. A GPU may be full, or newer or older
     than what torch was built for, or lack a kernel or a dtype: only a network that runs tells."""
     try:
-        _ask(torch.device(name))
+        device = torch.device(name)
+    except RuntimeError:  # which names all that torch was ever built for
+        return "torch knows no such device"
+    try:
+        _ask(device)
     except (RuntimeError, AssertionError, TypeError) as error:
         text = (str(error).splitlines() or [""])[0].split(". ")[0].strip().rstrip(".")
         return text or type(error).__name__

@@ -212,7 +212,7 @@ def fetch_registered(name: str | None = None) -> Iterator[tuple[str, Iterator[Pr
         if "hub" in known and name in (None, each):
             yield each, fetch_images(parse_pin(str(known["hub"]), "dataset"))
     if name is not None and "hub" not in registered().get(name, {}):
-        raise DomainError(f"{name} is no registered domain of the Hub: nothing is to be fetched.")
+        raise DomainError(f"{name} has no `hub` entry in domains.toml: nothing is to be fetched.")
 
 
 def domain_from_path(

@@ -158,8 +158,9 @@ class Engine:
             most = int(self.max_seconds / pace.image)
             advice = f"at most {most:,} steps" if most > 1 else "a single step" if most else ""
             raise ConfigError(
-                f"{job.total} steps would take about {pace.image * job.total:.0f} seconds of the "
-                f"network, and a picture may take {self.max_seconds:.0f}: choose "
+                f"{job.total} step{'s' * (job.total != 1)} would take about "
+                f"{pace.image * job.total:.0f} seconds of the network, and a picture may take "
+                f"{self.max_seconds:.0f}: choose "
                 f"{advice or 'a smaller checkpoint, of which a step takes less'}."
             )
 

@@ -291,6 +291,11 @@ def send(
     """
     from huggingface_hub import HfApi
 
+    if offline():
+        raise HubUnreachable(
+            f"{repo} cannot be written, since SR3 Lab is offline (--offline or HF_HUB_OFFLINE=1): "
+            "run this again without."
+        )
     api = HfApi(endpoint(), token=token)
     _ask(api.whoami, f"The account that may write to {repo}")
     try:

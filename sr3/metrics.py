@@ -161,7 +161,17 @@ class Scores:
     consistency_mse: float | None  # 1e-5, [0, 1] range
     consistency_psnr: float | None  # dB
 
+    @property
+    def told(self) -> str:
+        """What was measured, such as "PSNR 24.31 dB, SSIM 0.703, LPIPS 0.115, LR-PSNR 76.3 dB"."""
+        return ", ".join(
+            f"{METRICS[name].title} {value:.{digits}f} {METRICS[name].unit}".rstrip()
+            for name, digits in TOLD.items()
+            if (value := getattr(self, name)) is not None
+        )
 
+
+TOLD = {"psnr": 2, "ssim": 3, "lpips": 3, "consistency_psnr": 1}  # a metric's decimals
 SMALLEST = 32  # pixels a side for LPIPS
 
 

@@ -185,7 +185,7 @@ class Flattening:
         low, high = self.difference.low, self.difference.high
         told = "more still helps" if low > 0 else "it hurts" if high < 0 else "the curve is flat"
         if low > 0 and self.difference.mean < self.later:  # there was a gain already
-            told += f", though {1 - self.difference.mean / self.later:.0%} of the gain was there"
+            told += f", although {1 - self.difference.mean / self.later:.0%} of it had been reached"
         seeds = f"{self.seeds} seed{'s' * (self.seeds != 1)}"
         return (
             f"{METRICS[self.metric].title} on {self.domain}, {self.images}: going from "

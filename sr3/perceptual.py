@@ -188,7 +188,7 @@ def _find_weights(named: str, no_network: bool, hub: str) -> Path:
     if no_network:
         raise MetricUnavailable(
             "LPIPS is not available: its AlexNet weights are not here and offline mode is on; "
-            f"{remedy}."
+            f"{remedy}, or run `python -m sr3 checkpoints pull --all` once with a network."
         )
     try:
         download(_imagenet_url(), path)

@@ -165,13 +165,16 @@ class SuperResolver(Pretrained):
     def settings(self, **changes: Any) -> SamplerConfig:
         """This checkpoint's recommended sampling with some settings changed (None: not changed).
 
-        Raises ConfigError for an unknown setting or a value outside its range.
+        Raises ConfigError for an unknown setting, a value outside its range, or one that the
+        sampler has no use for.
         """
         given = {name: value for name, value in changes.items() if value is not None}
         unknown = set(given) - {f.name for f in dataclasses.fields(SamplerConfig)}
         if unknown:
             raise ConfigError(f"There is no sampling setting {', '.join(sorted(unknown))}.")
         settings = dataclasses.replace(self.config.sampling, **given)
+        if given.get("eta") and settings.sampler != "ddim":
+            raise ConfigError(f"eta is of ddim alone; the sampler is {settings.sampler}.")
         if settings.start > self.schedule.steps:
             raise ConfigError(
                 f"start must be within 1..{self.schedule.steps}; got {settings.start}."

@@ -156,7 +156,7 @@ def _state(conv: nn.Conv2d) -> _State:
 def _unchanged(conv: nn.Conv2d, state: _State) -> bool:
     now = conv._parameters  # as its attributes, but asked for at every step
     for name, each, changes in state:
-        if now[name] is not each or (each is not None and each._version != changes):
+        if now.get(name) is not each or (each is not None and each._version != changes):
             return False
     return True
 

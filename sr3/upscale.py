@@ -21,7 +21,7 @@ from sr3.errors import ConfigError, ImageError
 from sr3.faces import Crop, crop_face, crop_found, detect
 from sr3.files import write_bytes
 from sr3.images import Pixels, decode, encode_png, resize
-from sr3.metrics import Scorer, Scores
+from sr3.metrics import TOLD, Scorer, Scores
 from sr3.pipeline import Result, SuperResolver
 
 # What a name is refused with by the file system of `out`, such as one that it holds no ":" in.
@@ -218,9 +218,7 @@ def json_row(
     record: Upscaled, checkpoint: str, sampler: str, steps: int, seed: int
 ) -> dict[str, Any]:
     """A record as the command line prints it; null for what is not known, or infinite."""
-    scores = {
-        name: getattr(record.scores, name) for name in ("psnr", "ssim", "lpips", "consistency_psnr")
-    }
+    scores = {name: getattr(record.scores, name) for name in TOLD}
     return {
         "input": str(record.source),
         "output": str(record.output),

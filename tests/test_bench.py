@@ -155,7 +155,7 @@ def test_the_command_prints_json(tiny, monkeypatch):
     assert 0 < image["value"] < 60 and image["reached"] == image["floor"] / image["value"]
     assert image["low"] <= image["value"] <= image["high"]
     after = rows["one after another", "3 visitors"]
-    assert three["value"] > 0 and three["note"].endswith("times sooner than one after another")
+    assert three["value"] > 0 and three["note"].endswith("times as fast as one after another")
     assert float(three["note"].split()[0]) == pytest.approx(
         after["value"] / three["value"], abs=0.01
     )

@@ -257,7 +257,9 @@ def test_observations(story):
     )
     share = 1 - last.difference.mean / last.later
     assert 0 < share < 1
-    assert last.sentence.endswith(f": more still helps, though {share:.0%} of the gain was there.")
+    assert last.sentence.endswith(
+        f": more still helps, although {share:.0%} of it had been reached."
+    )
 
 
 def test_the_parent_on_its_own_domain_and_on_others(story):

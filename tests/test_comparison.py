@@ -282,7 +282,7 @@ def test_every_part_of_the_inside_has_a_sheet_a_record_and_a_link(two, part, slo
 @pytest.mark.parametrize(
     ("part", "slot", "settings", "told_of"),
     [("Step counts", "sr3_counts", {"sr3_step_counts": [1, 2, 5]},
-      "1, 2 and 5 steps from pure noise (t = 2000), not kept to the input, seed 0."),
+      "1, 2 and 5 steps from pure noise (t = 2000), without data consistency, seed 0."),
      ("Consistency", "sr3_kept", {},
       "7 steps from pure noise (t = 2000), with and without consistency, seed 0.")],
 )  # fmt: skip

@@ -98,7 +98,7 @@ def test_settings_and_sizes_are_told_where_they_are_known(family):
     text = (family / "registry.toml").read_text()
     how = 'method = "lora"\nrank = 8\nreplay = 0.5\nrate = 0.003\nsize = 9100000\n'
     entries = checkpoints.registry()
-    assert collection.size(entries["far"]) == "told when fetched"
+    assert collection.size(entries["far"]) == "size shown when fetched"
     assert collection.tuning(entries["far"])["Method"] == "not known"
     (family / "registry.toml").write_text(text + how)
     far = collection.facts(checkpoints.registry()["far"])

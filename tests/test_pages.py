@@ -86,7 +86,7 @@ def test_fine_tuning_at_every_state_of_the_table(folder, kind):
 def test_the_metrics_are_explained_where_they_are_told(folder, page):
     made.write(folder, "whole")
     told = [each.value for each in opened(page).markdown]
-    (line,) = [each for each in told if "LPIPS: distance as people see it; less is better." in each]
+    (line,) = [each for each in told if "LPIPS: perceptual distance; lower is better." in each]
     assert "PSNR: closeness" in line and "SSIM: closeness" in line and "LR-PSNR" not in line
     assert "A gain is always better." in line and line.startswith(":small[")
 

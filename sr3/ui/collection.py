@@ -106,7 +106,7 @@ def size(entry: RegistryEntry) -> str:
         return _size(sum(file.stat().st_size for file in entry.path.glob("*") if file.is_file()))
     if entry.size:
         return f"{_size(entry.size)} to fetch"
-    return "told when fetched" if entry.pin else "not here"
+    return "size shown when fetched" if entry.pin else "not here"
 
 
 def _size(count: int) -> str:

@@ -41,7 +41,7 @@ SLIDE, MINE = "sr3_slide", "sr3_mine"
 SCALES = (1, 1.3, 1.8, 2.6)  # as in `deck.js`
 POLL = 2.0  # seconds, while the loop's runs are being made
 ADDRESS = "SR3_PUBLIC_ADDRESS"  # what the QR code says; else the app's own, as it was reached
-ALONE = f"This address works on this machine alone: for phones, set {ADDRESS}."
+ALONE = f"This address works only on this machine: for phones, set {ADDRESS}."
 
 _HERE = Path(__file__).parent
 _deck = st.components.v2.component(

@@ -12,6 +12,7 @@ from functools import partial
 
 import streamlit as st
 
+from sr3.combine import same_chain
 from sr3.config import SamplerConfig
 from sr3.differences import FULL, error_map, place_of_most, zone_of_most
 from sr3.images import Pixels, enlarge
@@ -25,7 +26,7 @@ from sr3.ui.group import Group, Task
 from sr3.ui.inputs import Face
 from sr3.ui.live import step_line
 from sr3.ui.mixing import BICUBIC, Contestant
-from sr3.ui.settings import MOST_STEPS, describe_sampling, same_chain, step_count
+from sr3.ui.settings import MOST_STEPS, describe_sampling, step_count
 from sr3.ui.stage import Picture, png
 
 SLOT = "sr3_duel"
@@ -235,11 +236,11 @@ def sentence(face: Face, pictures: dict[str, Pixels]) -> str:
         best[name] = pick(values, key=lambda title: values[title])
     if len(set(best.values())) == 2:
         parts.append(
-            f"Pixel by pixel {best['psnr']} is the closest (PSNR), as people see it "
-            f"{best['lpips']} (LPIPS): blur is safe, detail is a risk."
+            f"{best['psnr']} is the closest pixel by pixel (PSNR), {best['lpips']} perceptually "
+            "(LPIPS): blur is safe, detail is a risk."
         )
     elif "lpips" in best:
-        parts.append(f"{best['lpips']} is the closest, pixel by pixel and as people see it.")
+        parts.append(f"{best['lpips']} is the closest, pixel by pixel and perceptually.")
     elif best:
         parts.append(f"Pixel by pixel {best['psnr']} is the closest.")
     return " ".join(parts)

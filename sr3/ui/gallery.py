@@ -25,7 +25,7 @@ from sr3.ui.tiles import Tile
 ASTRONAUT = (132, 11, 316, 195)
 THUMBNAIL = 176  # pixels a side
 PEOPLE = Path(__file__).parent / "people"
-SHELVES = {"cartoon": "Drawn, as in anime", "generated": "People who do not exist"}
+SHELVES = {"cartoon": "Drawn in anime style", "generated": "People who do not exist"}
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ def _chain(face: Face, found: Group | None, live: bool) -> Board:
         change = webp(change_map(before, frame.x0))
         images = (found.encode(0, frame, "x_t"), found.encode(0, frame), change)
         moved = float(np.abs(frame.x0.astype(float) - before).mean())
-        notes = (f"noise level {frame.noise_level:.3f}", f"after {frame.evaluations} looks",
+        asked = f"{frame.evaluations} evaluation{'s' * (frame.evaluations != 1)}"
+        notes = (f"noise level {frame.noise_level:.3f}", f"after {asked}",
                  f"{moved:.1f} grey levels on average")  # fmt: skip
         frames.append(Beat(index, step_line(index, total, frame.noise_level), images, notes))
         path.append((index / total, 1 - frame.noise_level**2))

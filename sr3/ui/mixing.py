@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import streamlit as st
 
 from sr3.checkpoints import RegistryEntry
-from sr3.combine import same_network
+from sr3.combine import same_chain, same_network
 from sr3.config import ModelConfig
 from sr3.folder import read_config
 from sr3.pipeline import SuperResolver
 from sr3.ui import service
 from sr3.ui.frame import small_print
-from sr3.ui.settings import carry, same_chain
+from sr3.ui.settings import carry
 
 BICUBIC = "bicubic"
 MIXED = {"interpolated": "Interpolated", "spliced": "Spliced"}
@@ -103,12 +103,12 @@ def _pair(pairs: Sequence[tuple[str, str]], entries: dict[str, RegistryEntry]) -
     """(parent, tuned) that a mixture is made of."""
     titles = {pair: f"{entries[pair[0]].title} + {entries[pair[1]].title}" for pair in pairs}
     if len(pairs) == 1:
-        small_print(f"Mixed of {titles[pairs[0]]}.")
+        small_print(f"Mixture of {titles[pairs[0]]}.")
         return pairs[0]
     if carry(PAIR, pairs[0]) not in pairs:
         st.session_state[PAIR] = pairs[0]
     return st.selectbox(
-        "Mixed of", pairs, key=PAIR, format_func=titles.__getitem__, persist_state="session"
+        "Mixture of", pairs, key=PAIR, format_func=titles.__getitem__, persist_state="session"
     )
 
 

@@ -23,7 +23,7 @@ from sr3.ui.polling import follow
 SHOWN = ("psnr", "ssim", "lpips", "consistency_psnr")
 MEANING = (
     "PSNR: closeness of every pixel, which rewards blur. SSIM: closeness of structure. LPIPS: "
-    "distance as people see it; less is better."
+    "perceptual distance; lower is better."
 )
 AGAIN = "LR-PSNR: does the picture reduce to its input again?"
 ABREAST = 3  # pictures; more are one under another: so many columns would scroll on a phone

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import streamlit as st
 
-from sr3.config import MOST_SEED, ModelConfig, SamplerConfig
+from sr3.config import MOST_SEED, SamplerConfig
 from sr3.pipeline import SuperResolver
 from sr3.ui import service
 
@@ -17,6 +17,7 @@ SAMPLERS = {
     "ddim": "DDIM",
     "ancestral": "Ancestral (the SR3 paper)",
 }
+NOISED = "the noised bicubic enlargement"  # what a short chain begins from
 MOST_STEPS = 200
 STEP_COUNTS = (1, 2, 5, 10, 20, 50, 100)  # side by side
 MOST_SAMPLES = 12
@@ -96,18 +97,18 @@ def _draw_sampling(name: str, estimate: int, last: int) -> None:
     )  # fmt: skip
     st.slider(
         "Steps", 1, MOST_STEPS, key=f"sr3_steps_{name}",
-        help="How often the network looks at the image. More is slower.", persist_state="session",
+        help="How often the network is evaluated. More is slower.", persist_state="session",
     )  # fmt: skip
     st.radio(
         "Begin from", [estimate, last], key=f"sr3_start_{name}",
         format_func=lambda t: (  # in the label: the widget's captions reach only 4.1:1
-            f"{'pure noise' if t == last else 'the noised enlargement'} (step {t} of {last})"
+            f"{'pure noise' if t == last else NOISED} (step {t} of {last})"
         ),
         help="The bicubic enlargement with noise on it is a head start: fewer steps suffice.",
         persist_state="session",
     )  # fmt: skip
     st.toggle(
-        "Keep to the input", key=f"sr3_consistency_{name}",
+        "Data consistency", key=f"sr3_consistency_{name}",
         help="After each step, make the estimate reduce to exactly the 16 × 16 input.",
         persist_state="session",
     )  # fmt: skip
@@ -130,12 +131,6 @@ def step_count(count: int) -> str:
     return f"{count} step{'s' if count > 1 else ''}"
 
 
-def same_chain(one: ModelConfig, other: ModelConfig) -> bool:
-    """Whether two networks can be asked at the same levels; a distilled one learnt only those of
-    its own chain, which ends elsewhere."""
-    return one.sampling.end == other.sampling.end
-
-
 def describe_sampling(sampling: SamplerConfig, seed: int, last: int) -> str:
     """Sampler, steps, start, consistency and seed in one line; `last` is the noisiest time step."""
     return describe_chains([sampling], seed, last)
@@ -144,12 +139,12 @@ def describe_sampling(sampling: SamplerConfig, seed: int, last: int) -> str:
 def describe_chains(chains: Sequence[SamplerConfig], seed: int, last: int) -> str:
     """The same of several chains, which differ in steps and consistency alone."""
     first = chains[0]
-    begin = "pure noise" if first.start == last else "the noised enlargement"
+    begin = "pure noise" if first.start == last else NOISED
     *fewer, most = sorted({each.steps for each in chains})
     taken = f"{', '.join(map(str, fewer))} and {step_count(most)}" if fewer else step_count(most)
-    kept = "kept to the input" if first.consistency else "not kept to the input"
+    kept = "with data consistency" if first.consistency else "without data consistency"
     if len({each.consistency for each in chains}) > 1:
-        kept = "with and without consistency"
+        kept = "with and without data consistency"
     return (
         f"{SAMPLERS[first.sampler]}, {taken} from {begin} (t = {first.start}), {kept}, seed {seed}"
     )
