@@ -38,7 +38,7 @@ def report(
     from sr3.views import Story, parents, source_of
 
     rows = results.read(table if table is not None else checkpoints.ROOT / "metrics")
-    if table is not None and rows.empty:
+    if table is not None and not table.exists():
         raise ReportError(f"There is no table at {table}: give a folder of parts or FILE.parquet.")
     known = parents(rows)
     if checkpoint is not None and checkpoint not in known:

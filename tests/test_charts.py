@@ -511,6 +511,13 @@ def test_without_a_browser_the_page_is_written_and_one_sentence_says_why(
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.html", "poster.html"}
 
 
+def test_a_table_that_is_not_there_is_one_sentence(tmp_path):
+    out, there = tmp_path / "out", tmp_path / "mistyped"
+    done = CliRunner().invoke(app, ["report", "--out", str(out), "--table", str(there)])
+    assert done.exit_code == 2 and f"There is no table at {there}" in done.stderr
+    assert not out.exists()
+
+
 def test_a_wrong_choice_is_one_sentence(tables, tmp_path):
     for name, value in (("--checkpoint", "nobody"), ("--source", "nowhere")):
         arguments = ["--out", str(tmp_path / "no"), "--table", str(tables["whole"]), name, value]
