@@ -1,22 +1,23 @@
 """The README's findings of the study, from the table of measurements alone.
 
     python -m benchmarks.findings                # into README.md
-    python -m benchmarks.findings --print        # to standard output
+    python -m benchmarks.findings --print        # to standard output, as with --table DIR
 
-Invariant: what stands between the README's marks is `block` of the table in checkpoints/metrics;
-tests/test_findings.py compares the two, so no number there is typed by hand.
+Invariant: what stands between the README's marks is `short` and `block` of the table in
+checkpoints/metrics; tests/test_findings.py compares them, so no number there is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from benchmarks.speed import put_between
 from benchmarks.tables import fine_tunes
 from sr3 import answers
-from sr3.answers import MAIN
-from sr3.cells import Cell
+from sr3.answers import MAIN, PLAIN
+from sr3.cells import Cell, images_label
 from sr3.observations import drifts, fadings, flattenings, levels, shifts
 from sr3.results import read
 from sr3.views import Story, parents, source_of
@@ -24,6 +25,7 @@ from sr3.views import Story, parents, source_of
 ROOT = Path(__file__).parent.parent
 README, TABLE = ROOT / "README.md", ROOT / "checkpoints" / "metrics"
 BEGIN, END = "<!-- findings: python -m benchmarks.findings -->\n", "<!-- /findings -->\n"
+SHORT_BEGIN, SHORT_END = "<!-- short: python -m benchmarks.findings -->\n", "<!-- /short -->\n"
 METRIC = "lpips"  # of sentences that would be too many with every metric
 DETAILS = (
     "<details><summary>Every fine-tune: gain on {target}, change on the source (more is better; "
@@ -35,11 +37,14 @@ DETAILS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--print", action="store_true", dest="shown")
-    text = block(of_table(TABLE))
-    if parser.parse_args().shown:
-        print(text)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    given = parser.parse_args()
+    story = of_table(given.table)
+    if given.shown or given.table != TABLE:  # the README is of the repository's own table
+        print(short(story, story.targets[0]), block(story), sep="\n")
     else:
-        put_between(README, BEGIN, END, text)
+        put_between(README, SHORT_BEGIN, SHORT_END, short(story, story.targets[0]))
+        put_between(README, BEGIN, END, block(story))
 
 
 def of_table(folder: Path) -> Story:
@@ -47,6 +52,34 @@ def of_table(folder: Path) -> Story:
     table = read(folder)
     parent = parents(table)[0]
     return Story(table, parent, source_of(table, parent))
+
+
+def short(story: Story, target: str) -> str:
+    """The answer in three sentences."""
+    known = {each.domain: each.value.mean for each in levels(story, METRIC)}
+    others = [f"{known[each]:.3f} on {each}" for each in known if each != story.source]
+    text = (
+        f"**In short.** LPIPS of `{story.parent}` is {known[str(story.source)]:.3f} on its own "
+        f"domain of faces, {', '.join(others[:-1])} and {others[-1]}."
+    )
+    least = answers.least_needed(story.study, METRIC, target)
+    pixels = answers.least_needed(story.study, "psnr", target)
+    assert least is not None and least.updates is not None and least.share is not None
+    name = f"{images_label(least.images)}, {least.updates:,} updates"
+    (trade,) = [
+        each
+        for each in answers.trades(story.study, METRIC, target, str(story.source))
+        if each.name == name
+    ]
+    best = f"{images_label(least.best[0])} and {least.best[1]:,} updates"
+    text += (
+        f" Plain fine-tuning on {images_label(least.images)} for {least.updates:,} updates brings "
+        f"{target} to {known[target] - trade.gain.mean:.3f}, {least.share.mean:.0%} of the best "
+        f"gain of {PLAIN} ({best}), and costs the own domain {-trade.change.mean:.3f}."
+    )
+    if pixels is not None:
+        text += f" PSNR on {target} gains at most {pixels.gain.mean:.2f} dB that way."
+    return "\n".join(textwrap.wrap(text, 100)) + "\n"
 
 
 def block(story: Story) -> str:
@@ -85,6 +118,7 @@ def findings(story: Story, target: str) -> list[tuple[str, list[str]]]:
     ranges += [each for each in spared if each.seeds == most]  # the table below has them all
     trades = answers.trades(study, METRIC, target, source)
     told = [each for each in trades if each.front or each.name in study.others]
+    ways = [each for on in (source, target) for each in answers.spared(study, METRIC, target, on)]
     return [
         ("Does it generalize?", [
             *(each.sentence for each in levels(story, METRIC)),
@@ -98,7 +132,7 @@ def findings(story: Story, target: str) -> list[tuple[str, list[str]]]:
             *(each.sentence for each in fadings(story)),
             *(each.sentence for each in shifts(story) if each.domain == target),
         ]),
-        ("What does it cost on the source?", [each.sentence for each in told]),
+        ("What does it cost on the source?", [each.sentence for each in (*told, *ways)]),
     ]  # fmt: skip
 
 

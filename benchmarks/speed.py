@@ -79,7 +79,7 @@ def _of_run(run: dict[str, Any]) -> str:
     if row := rows.get(("all served", "16 visitors")):
         told.append(f"16 visitors are served in {_value(row)}, {row['note']}")
     if row := rows.get(("step, ours", "97.8M, batch 1")):
-        told.append(f"a step of the public network makes {row['note']}")
+        told.append(f"a step of the public network has {row['note']}")
     lines = [
         f"**{run['choice']}**; {run['threads']} threads of {run['cores']} cores, torch "
         f"{run['torch']}, load {run['load']:.1f} at the start; it multiplies matrices at "

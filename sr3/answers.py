@@ -21,6 +21,7 @@ from sr3.metrics import METRICS, Interval
 from sr3.verdicts import bounds_told, moved, signed, verdict
 
 SHARE = 0.9  # of the best cell's gain: what counts as repaired
+PLAIN = "plain fine-tuning of the whole chain"
 MAIN = ("lpips", "ssim", "psnr")  # the metrics that are told
 
 
@@ -44,7 +45,8 @@ class Least:
     seeds: int = 0  # of the least cell
     best_seeds: int = 0
     longest: bool = False  # whether nothing with the best cell's images was tuned for longer
-    elsewhere: Sure | None = None  # where no cell gains surely: what else does
+    shorter: tuple[tuple[int, int], ...] = ()  # fewer images, tuned for fewer updates than these
+    elsewhere: Sure | None = None  # what else surely gains, and surely more than the best cell
 
     @property
     def sentence(self) -> str:
@@ -52,27 +54,21 @@ class Least:
         best = f"{images_label(self.best[0])} and {self.best[1]:,} updates"
         gained = f"{signed(self.gain)} with {best} ({_seeds(self.best_seeds)})"
         if self.updates is None or self.share is None:
-            told += (
-                f"no plain fine-tuning of the whole chain surely gains; the best gain is {gained}"
-            )
-            if (other := self.elsewhere) is not None:
-                told += (
-                    f"; the best of what does is {other.name}: {signed(other.gain)} "
-                    f"({_seeds(other.seeds)})"
-                )
-            return told + self._open_end
+            told += f"no {PLAIN} surely gains; the best gain is {gained}"
+            return f"{told}.{self._open_end}{self._higher}"
         if (self.images, self.updates) == self.best:
             told += (
-                f"the best gain is {gained}, and neither fewer images nor, with as many, fewer "
-                f"updates reach {self.asked:.0%} of it"
+                f"the best gain of {PLAIN} is {gained}, and neither fewer images nor, with as "
+                f"many, fewer updates reach {self.asked:.0%} of it"
             )
         else:
             told += (
                 f"{images_label(self.images)} and {self.updates:,} updates reach "
-                f"{self.share.mean:.0%} of the best gain ({bounds_told(self.share, '.0%')}; "
-                f"{_seeds(self.seeds)}), which is {gained}"
+                f"{self.share.mean:.0%} ({bounds_told(self.share, '.0%')}; {_seeds(self.seeds)}) "
+                f"of the best gain of {PLAIN}, {gained}"
             )
-        return f"{told}; in 95% of resamples the choice is {self._between}{self._open_end}"
+        told += f"; in 95% of resamples the choice is {self._between}."
+        return f"{told}{self._cut_short}{self._open_end}{self._higher}"
 
     @property
     def _between(self) -> str:
@@ -83,9 +79,30 @@ class Least:
     @property
     def _open_end(self) -> str:
         if not self.longest:
-            return "."
+            return ""
         images = images_label(self.best[0])
-        return f". No longer run with {images} was measured: more may still help."
+        return f" No longer run with {images} was measured: more may still help."
+
+    @property
+    def _cut_short(self) -> str:
+        """Which fewer images had no chance, as they were not tuned as long."""
+        if not self.shorter:
+            return ""
+        runs: dict[int, list[int]] = {}
+        for images, most in self.shorter:
+            runs.setdefault(most, []).append(images)
+        told = "; ".join(
+            f"{' and '.join(map(str, counts))} image{'s' * (counts != [1])}, {most:,} updates"
+            for most, counts in runs.items()
+        )
+        return f" Fewer images were not tuned as long ({told} at most)."
+
+    @property
+    def _higher(self) -> str:
+        if (other := self.elsewhere) is None:
+            return ""
+        more = "What surely gains" if self.updates is None else "Another way gains more"
+        return f" {more}: {other.name}, {signed(other.gain)} ({_seeds(other.seeds)})."
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,7 @@ def answer_all(table: pd.DataFrame, parent: str, source: str) -> list[Answer]:
             found += range_effects(study, metric, target, target)
             found += range_effects(study, metric, target, source)
             found += against_scratch(study, metric, target)
+            found += [each for on in (target, source) for each in spared(study, metric, target, on)]
             found += [trade for trade in trades(study, metric, target, source) if trade.front]
     return found
 
@@ -181,10 +199,13 @@ def least_needed(
     count = [len(groups[cell]) for cell in cells]
     longest = all(k <= grid[best][1] for images, k in grid if images == grid[best][0])
     joined = {name for names in groups.values() for name in names}
+    elsewhere = _best_elsewhere(
+        study, gains, target, joined, groups[cells[best]] if sure[best] else [], seed
+    )
     if not sure[best]:
         return Least(
             metric, target, every[best], grid[best], best_seeds=count[best], longest=longest,
-            elsewhere=_best_elsewhere(study, gains, target, joined, seed),
+            elsewhere=elsewhere,
         )  # fmt: skip
     reached = np.flatnonzero(means >= share * means[best])
     least = int(reached[0])  # cells are sorted: least data, then fewest updates
@@ -205,7 +226,19 @@ def least_needed(
         metric, target, every[best], grid[best], *grid[least], share,
         interval_of(means[least] / means[best], ratio, n), (images[0], images[1]),
         (int(between[1][0]), int(between[1][1])), tuple(front), count[least], count[best], longest,
+        _shorter(grid, grid[least]), elsewhere,
     )  # fmt: skip
+
+
+def _shorter(
+    grid: list[tuple[int | None, int]], least: tuple[int | None, int]
+) -> tuple[tuple[int, int], ...]:
+    """(images, most updates) of the fewer images that were never tuned for as many updates."""
+    most: dict[int, int] = {}
+    for images, updates in grid:
+        if images is not None and images < _number(least[0]):
+            most[images] = max(most.get(images, 0), updates)
+    return tuple((images, updates) for images, updates in most.items() if updates < least[1])
 
 
 def _surely(gain: Interval) -> bool:
@@ -213,10 +246,12 @@ def _surely(gain: Interval) -> bool:
 
 
 def _best_elsewhere(
-    study: Measured, gains: pd.DataFrame, target: str, left_out: set[str], seed: int
-) -> Sure | None:
+    study: Measured, gains: pd.DataFrame, target: str, left_out: set[str], best: list[str],
+    seed: int,
+) -> Sure | None:  # fmt: skip
     """Of the checkpoints that were tuned on a target or made of others, but for some, that which
-    surely gains most; measured on all images that those were."""
+    surely gains most, and surely more than the `best` ones; measured on all images that those
+    were."""
     cells = {n: c for n, c in study.cells.items() if c.target == target and n not in left_out}
     whole = whole_range(study.cells)
     groups = [(cell.words(whole), names) for cell, names in alike(gains, cells).items()]
@@ -224,8 +259,11 @@ def _best_elsewhere(
     found = []
     for name, names in groups:
         if all(_covers(gains, sorted(left_out), each) for each in names):
-            means, draws, n = bootstrap(gains, [names], seed)
-            found.append(Sure(name, interval_of(means[0], draws[:, 0], n), len(names)))
+            means, draws, n = bootstrap(gains, [names, *([best] if best else [])], seed)
+            gain = interval_of(means[0], draws[:, 0], n)
+            more = interval_of(means[0] - means[-1], draws[:, 0] - draws[:, -1], n)
+            if not best or _surely(more):
+                found.append(Sure(name, gain, len(names)))
     return max(filter(lambda each: _surely(each.gain), found),
                key=lambda each: each.gain.mean, default=None)  # fmt: skip
 
@@ -248,6 +286,18 @@ def against_scratch(study: Measured, metric: str, target: str, seed: int = 0) ->
     new = {n: c for n, c in cells.items() if c.scratch}
     old = {n: c for n, c in cells.items() if c.plain}
     return list(_contrasts(study, metric, target, old, new, ("scratch", "rate"), seed))
+
+
+def spared(study: Measured, metric: str, target: str, domain: str, seed: int = 0) -> list[Contrast]:
+    """Replay, and LoRA, against plain fine-tuning, at equal images, updates and seeds."""
+    cells = {n: c for n, c in study.cells.items() if c.target == target and not c.scratch}
+    plain = {n: c for n, c in cells.items() if c.plain}
+    replayed = {n: c for n, c in cells.items() if c.replay and not c.lora}
+    low_rank = {n: c for n, c in cells.items() if c.lora and not c.replay}
+    return [
+        *_contrasts(study, metric, domain, replayed, plain, ("replay",), seed),
+        *_contrasts(study, metric, domain, low_rank, plain, ("lora",), seed),
+    ]
 
 
 def trades(study: Measured, metric: str, target: str, source: str, seed: int = 0) -> list[Trade]:
@@ -323,6 +373,10 @@ def _below(one: Cell, other: Cell) -> bool:
 def _of(cell: Cell, setting: str) -> str:
     if setting == "range":
         return f"training on time steps {cell.range[0]}:{cell.range[1]}"
+    if setting in ("replay", "lora"):
+        if cell.lora:
+            return f"LoRA {cell.lora}"
+        return f"replay {cell.replay:g}" if cell.replay else "plain fine-tuning"
     if not cell.scratch:
         return "fine-tuning"
     return "training from scratch" + (f" (rate {cell.rate:g})" if cell.rate else "")

@@ -247,7 +247,7 @@ def _public(model: SuperResolver, settings: BenchSettings) -> Iterator[Row]:
     steps = config.schedule.steps
     yield Row(
         "whole image, plain float32", f"{steps} steps, from the median step", middle * steps, "s",
-        note=f"{model.name} is {middle * steps / whole:.0f} times as fast",
+        note=f"{model.name} is {middle * steps / whole:,.0f} times as fast",
     )  # fmt: skip
 
 

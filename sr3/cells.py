@@ -99,7 +99,7 @@ class Cell:
         digest, which knows the seed, must have been replaced by what seeds share."""
         blank = {
             "images": None, "updates": 0, "range": (0, 0), "seed": 0, "scratch": False,
-            "rate": None,
+            "rate": None, "lora": None, "replay": 0.0,
         }  # fmt: skip
         changes = {name: blank[name] for name in names}
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]

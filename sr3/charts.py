@@ -69,7 +69,7 @@ def grid(story: Story, look: Look, target: str) -> Chart:
     chart = Chart(f"least-{target}", f"How little is enough for {target}?", view)
     if view.empty:
         return _missing(chart, f"No fine-tuning on {target} was measured yet", STUDY)
-    found = [answers.least_needed(story.study, metric, target) for metric in _told(story)]
+    found = [answers.least_needed(story.study, metric, target) for metric in told(story)]
     least = {each.metric: each for each in found if each is not None}
     drawn = []
     for metric in story.metrics:
@@ -96,7 +96,7 @@ def curves(story: Story, look: Look, target: str, domain: str) -> Chart:
         return _missing(chart, f"No fine-tuning on {target} was measured on {domain} yet", STUDY)
     said = [
         each.sentence
-        for metric in _told(story)
+        for metric in told(story)
         for each in flattenings(story, metric, target, domain)
     ]
     return replace(
@@ -118,7 +118,7 @@ def ranges(story: Story, look: Look, target: str, domain: str) -> Chart:
         return _missing(chart, missing, STUDY)
     whole = f"{story.whole[0]}:{story.whole[1]}"
     first, rest = _headlines(
-        [answers.range_effects(story.study, m, target, domain) for m in _told(story)]
+        [answers.range_effects(story.study, m, target, domain) for m in told(story)]
     )
     caption = _caption(story, view["n"], view["seeds"], "images and seeds")
     return replace(
@@ -182,15 +182,21 @@ def trade(story: Story, look: Look, target: str, chosen: str | None = None) -> C
         missing = f"No fine-tune was measured on both {target} and its source yet"
         return _missing(chart, missing, STUDY)
     front = view[view["front"]]
-    said = {m: list(front.loc[front["metric"] == m, "sentence"]) for m in _told(story)}
+    said = {m: list(front.loc[front["metric"] == m, "sentence"]) for m in told(story)}
     main = main_metric(story) or ""
+    ways = [
+        each.sentence
+        for metric in told(story)
+        for domain in (source, target)
+        for each in answers.spared(story.study, metric, target, domain)
+    ]
     n = pd.concat([view["n_target"], view["n_source"]])
     caption = _caption(story, n, view["seeds"], "images and seeds")
     return replace(
         chart,
         figures=tuple(figures.trade(view, m, target, source, look, chosen) for m in story.metrics),
         sentences=tuple(dict.fromkeys(s for s in (said[main][:1] + said[main][-1:]))),
-        more=tuple(s for m in said for s in (said[m][1:-1] if m == main else said[m])),
+        more=(*ways, *(s for m in said for s in (said[m][1:-1] if m == main else said[m]))),
         caption=(
             f"Right of the upright line {target} gains; below the level one {source} is "
             f"forgotten. {caption}"
@@ -208,7 +214,7 @@ def scratch(story: Story, look: Look, target: str) -> Chart:
     labels = [k for k, each in story.identities.items() if each.kind in (*BASELINES, "parent")]
     base = story.quality(labels)
     base = base[base["domain"] == target]
-    found = [answers.against_scratch(story.study, metric, target) for metric in _told(story)]
+    found = [answers.against_scratch(story.study, metric, target) for metric in told(story)]
     first, rest = _headlines(found)
     return replace(
         chart,
@@ -220,7 +226,7 @@ def scratch(story: Story, look: Look, target: str) -> Chart:
 
 
 # ------------------------------------------------------------------------------------------- parts
-def _told(story: Story) -> list[str]:
+def told(story: Story) -> list[str]:
     """The metrics with answers, the main one first."""
     return [metric for metric in MAIN if metric in story.study.metrics]
 

@@ -234,7 +234,10 @@ def study(
 
     if ray is not None and workers > 1:
         raise ConfigError("Give either --workers or --ray, and not both.")
-    made = Study(read_plan(plan), out or ROOT / "metrics", work)
+    table = out or ROOT / "metrics"
+    if table.suffix == ".parquet" or table.is_file():
+        raise ConfigError(f"The table of a study is a folder of parts, not {table}: name one.")
+    made = Study(read_plan(plan), table, work)
     tasks = made.tasks()
     missing = sum(len(task.pending) for task in tasks)
     if not tasks:

@@ -88,16 +88,14 @@ def answered(story: Story, target: str, colours: Look) -> list[Answered]:
 
 
 def _range_headlines(story: Story, target: str) -> list[str]:
-    """The best and the worst range of the main metric, with the most updates."""
-    metric = main_metric(story)
-    found: list[Contrast] = []
-    if metric and story.targets:
+    """The best range of each metric, with the most updates: they disagree."""
+    best: list[Contrast] = []
+    for metric in charts.told(story) if story.targets else ():
         found = answers.range_effects(story.study, metric, target, target)
-    most = max((each.updates for each in found), default=0)
-    ranked = sorted(
-        (each for each in found if each.updates == most), key=lambda each: -each.difference.mean
-    )
-    return [each.sentence for each in dict.fromkeys([*ranked[:1], *ranked[-1:]])]
+        most = max((each.updates for each in found), default=0)
+        ranked = sorted(found, key=lambda each: (each.updates == most, each.difference.mean))
+        best += ranked[-1:]
+    return [each.sentence for each in best]
 
 
 def _panel(number: int, question: str, sentences: list[str], chart: Chart, which: int) -> str:

@@ -39,6 +39,7 @@ from sr3.evaluate import bicubic_hash, image_names, sampler_label
 from sr3.metrics import SMALLEST
 from sr3.study_plan import StudyPlan, Tested
 from sr3.study_task import Report, Task, Workplace, perform
+from sr3.tuning import replayed
 
 BARE = ("psnr",)  # what every measured image has a row of
 SCORED = ("psnr", "lpips")
@@ -113,7 +114,9 @@ class Study(Workplace):
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Read the images that the tasks need. Raises DomainError and TrainingError for too few of
-        them, one that cannot be read, and a domain that is not the one in the table."""
+        them, one that cannot be read, and a domain that is not the one in the table; SR3Error for
+        a table that cannot be written."""
+        results.check_place(self.table)
         table, size = results.read(self.table), self.plan.model.network.high_res
         for tested in {tested for task in tasks for _, tested in task.pending}:
             chosen = _tested(tested)
@@ -132,8 +135,10 @@ class Study(Workplace):
             read |= {entry.sha256 for entry in chosen}
             if not chosen:
                 raise TrainingError(f"{run.target} has no training images: choose another target.")
-            if run.cell.replay and not study_task.domain_of(self.plan.source).train:
-                raise TrainingError(f"{self.plan.source} has no training images to replay.")
+            if run.cell.replay:
+                again = replayed(study_task.domain_of(self.plan.source), run.cell.seed)
+                load_pixels(tuple(entry for entry in again if entry.sha256 not in read), size)
+                read |= {entry.sha256 for entry in again}
 
     def _ours(self, table: pd.DataFrame, tested: Tested) -> pd.Series[bool]:
         """The rows of this plan's cells on a domain; the gap along the chain, measured under a

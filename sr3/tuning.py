@@ -59,6 +59,14 @@ def tuning_config(
     return TrainConfig(**settings)
 
 
+def replayed(source: Domain, seed: int) -> tuple[Entry, ...]:
+    """The training images of a source that are shown again, at most REPLAY_IMAGES. Raises
+    TrainingError for none."""
+    if not source.train:
+        raise TrainingError(f"{source.name} has no training images to replay.")
+    return source.subset("train", min(len(source.train), REPLAY_IMAGES), seed)
+
+
 @dataclass(frozen=True)
 class FinetunePlan:
     """What is tuned on what. `out` and the fields from `device` on may differ on resuming, and so
@@ -109,10 +117,7 @@ class FinetunePlan:
         """The source images shown again, at most REPLAY_IMAGES. Raises TrainingError for none."""
         if not self.replay or self.source is None:
             return ()
-        if not self.source.train:
-            raise TrainingError(f"{self.source.name} has no training images to replay.")
-        count = min(len(self.source.train), REPLAY_IMAGES)
-        return self.source.subset("train", count, self.training.seed)
+        return replayed(self.source, self.training.seed)
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -10,11 +10,19 @@ from typing import Any
 import pytest
 
 from sr3 import results
-from sr3.answers import Contrast, Trade, against_scratch, least_needed, range_effects, trades
+from sr3.answers import (
+    Contrast,
+    Trade,
+    against_scratch,
+    least_needed,
+    range_effects,
+    spared,
+    trades,
+)
 from sr3.cells import Cell
 from sr3.gains import Measured, alike
 from sr3.metrics import Interval
-from sr3.verdicts import moved
+from sr3.verdicts import moved, signed
 from tests import study_table as made
 
 Gain = Callable[[Cell, int], float]  # of a cell on an image, in dB
@@ -52,10 +60,55 @@ def test_the_least_is_the_smallest_that_reaches_the_share(tmp_path):
     assert least.images_between == (16, 16) and least.updates_between == (10, 10)
     assert least.front == ((16, 10),) and least.elsewhere is None
     assert least.longest and "No longer run with all images was measured" in least.sentence
-    assert "16 images and 10 updates reach 94% of the best gain" in least.sentence
+    assert "16 images and 10 updates reach 94% (95% interval 94% to 94%; 1 seed) of the best gain" \
+        in least.sentence  # fmt: skip
     assert "in 95% of resamples the choice is 16 images and 10 updates. No" in least.sentence
     strict = least_needed(measured(tmp_path, gains), "psnr", made.TARGET, share=0.945)
-    assert strict is not None and strict.front == ((16, 100),)
+    assert strict is not None and strict.front == ((16, 100),) and strict.shorter == ()
+
+
+def test_images_that_were_never_tuned_as_long_are_named(tmp_path):
+    """They had no chance to be the least."""
+    grid = {(1, 10): 0.1, (4, 10): 0.2, (16, 30): 0.3, (64, 100): 0.4, (None, 100): 1.0}
+    gains = {made.plain(*at): always(amount) for at, amount in grid.items()}
+    least = least_needed(measured(tmp_path, gains), "psnr", made.TARGET)
+    assert least is not None and least.shorter == ((1, 10), (4, 10), (16, 30))
+    assert (
+        "Fewer images were not tuned as long (1 and 4 images, 10 updates; 16 images, 30 updates "
+        "at most)." in least.sentence
+    )
+
+
+def test_what_surely_gains_more_than_plain_fine_tuning_is_told_beside_it(tmp_path):
+    gains: dict[Cell, Gain] = {
+        made.plain(16, 100): lambda cell, k: 1.0 + k,
+        made.plain(16, 100, range=(1500, 2000)): lambda cell, k: 1.1 + k,  # a bit more, each time
+        made.plain(16, 100, replay=0.5): lambda cell, k: 9.0 if k == 0 else 0.9 + k,  # luck
+    }
+    least = least_needed(measured(tmp_path, gains), "psnr", made.TARGET)
+    assert least is not None and least.best == (16, 100)
+    assert least.elsewhere is not None and "steps 1500:2000" in least.elsewhere.name
+    assert least.sentence.endswith(
+        "Another way gains more: 16 images, 100 updates, steps 1500:2000, "
+        f"{signed(least.elsewhere.gain)} (1 seed)."
+    )
+
+
+def test_replay_and_lora_are_compared_with_plain_fine_tuning_of_the_same_seeds(tmp_path):
+    """Two plain seeds, of which replay has the better one: it gains nothing over that."""
+    gains: dict[Cell, Gain] = {
+        made.plain(16, 100, 0): always(2.0),
+        made.plain(16, 100, 1): always(0.0),
+        made.plain(16, 10, 0): always(9.0),  # other updates
+        made.plain(16, 100, 0, replay=0.5): always(1.9),
+        made.plain(16, 100, 0, lora=8): always(2.5),
+        made.plain(16, 100, 0, range=(0, 500), replay=0.5): always(7.0),  # nothing to compare with
+    }
+    found = spared(measured(tmp_path, gains), "psnr", made.TARGET, made.TARGET)
+    assert [(each.ours, each.baseline, each.seeds) for each in found] == [
+        ("replay 0.5", "plain fine-tuning", 1), ("LoRA 8", "plain fine-tuning", 1),
+    ]  # fmt: skip
+    assert [each.difference.mean for each in found] == pytest.approx([-0.1, 0.5])
 
 
 def test_the_front_holds_every_choice_that_none_is_below(tmp_path):
@@ -108,7 +161,8 @@ def test_where_plain_fine_tuning_gains_nothing_what_else_gains_is_told(tmp_path)
     assert least.elsewhere.gain.mean == pytest.approx(0.8)
     assert "no plain fine-tuning of the whole chain surely gains" in least.sentence
     assert "the best gain is +0.0833 (95% interval -0.1000 to" in least.sentence
-    assert "steps 1500:2000: +0.8000" in least.sentence and least.longest
+    assert "What surely gains: 16 images, 100 updates, steps 1500:2000, +0.8000" in least.sentence
+    assert least.longest
     without = {c: g for c, g in gains.items() if c.range == (0, 2000)}
     study = measured(tmp_path / "less", without, {"half-way": 0.3})
     less = least_needed(study, "psnr", made.TARGET)

@@ -24,6 +24,8 @@ def test_the_readme_holds_the_findings_of_the_table(story):
     text = findings.README.read_text(encoding="utf-8")
     assert text.count(findings.BEGIN) == text.count(findings.END) == 1
     assert text.split(findings.BEGIN)[1].split(findings.END)[0] == findings.block(story)
+    short = text.split(findings.SHORT_BEGIN)[1].split(findings.SHORT_END)[0]
+    assert short == findings.short(story, story.targets[0])
 
 
 def test_the_readme_s_tables_are_made_from_the_table(story):

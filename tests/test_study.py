@@ -532,7 +532,9 @@ def test_bicubic_of_other_sizes_is_known_again(tmp_path):
 
 
 # -------------------------------------------------------------------------------------- bad input
-@pytest.mark.parametrize(("folder", "split"), [("faces", "test"), ("drawings", "train")])
+@pytest.mark.parametrize(
+    ("folder", "split"), [("faces", "test"), ("drawings", "train"), ("faces", "train")]
+)
 def test_an_unreadable_image_is_named_first(place, tmp_path, monkeypatch, folder, split):
     for name in ("parent", "faces", "drawings"):
         shutil.copytree(place / name, tmp_path / name)
@@ -546,6 +548,15 @@ def test_an_unreadable_image_is_named_first(place, tmp_path, monkeypatch, folder
     line = refusal(study("out"))
     assert "broken.png cannot be used" in line and "holds text" in line
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "table.txt"])
+def test_a_table_that_is_a_file_is_refused_before_anything_is_measured(tmp_path, name):
+    if name.endswith(".txt"):
+        (tmp_path / name).write_text("mine")
+    given = ["study", "--plan", "smoke", "--out", str(tmp_path / name), "--work", str(tmp_path)]
+    assert "is a folder of parts" in refusal(CliRunner().invoke(app, given))
+    assert {file.name for file in tmp_path.iterdir()} <= {"table.txt"}
 
 
 @pytest.mark.parametrize("command", ["study", "evaluate"])
