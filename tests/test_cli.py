@@ -95,6 +95,9 @@ def test_upscale_prints_the_schema_and_writes_128_pixels(tiny, tmp_path):
         truth = np.asarray(opened.resize((128, 128), Image.Resampling.BICUBIC), dtype=float)
     expected = -10 * np.log10(np.mean((pixels - truth) ** 2) / 255**2)
     assert row["psnr"] == pytest.approx(expected, abs=1e-9)
+    (line,) = [line for line in result.stderr.splitlines() if " -> " in line]
+    assert line.endswith(f"; PSNR {expected:.2f} dB, SSIM {row['ssim']:.3f}, "
+                         f"LR-PSNR {row['consistency_psnr']:.1f} dB")  # fmt: skip
 
 
 def test_low_res_inputs_are_taken_as_they_are(tiny, tmp_path):
@@ -343,12 +346,21 @@ def test_no_input_is_overwritten(tmp_path):
         ("--eta", "inf"),
         ("--samples", "0"),
         ("--start", "9999"),
+        ("--sampler", "dpmpp", "--eta", "0.5"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(tiny, faces, tmp_path, words):
     given = [*words] if "--checkpoint" in words else ["--checkpoint", tiny, *words]
     refusal(call("upscale", faces / "00.png", "--out", tmp_path / "out", *given))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_where_a_folder_is_needed_is_told_of(tiny, faces, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    done = call("upscale", faces / "00.png", "--out", tmp_path / "taken", "--checkpoint", tiny,
+                "--steps", 1)  # fmt: skip
+    assert "taken is a file, and a folder is needed" in refusal(done)
+    assert (tmp_path / "taken").read_text() == "mine"
 
 
 def test_a_failed_write_leaves_no_part(tiny, faces, tmp_path, monkeypatch):
@@ -780,6 +792,12 @@ def test_training_from_a_checkpoint_begins_there(tiny, faces, tmp_path):
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert f"--init {tiny}" in (out / "checkpoint" / "README.md").read_text()
     refusal(train(tmp_path / "x", faces, "--steps", 1, "--init", "nowhere"))
+
+
+def test_a_rank_is_refused_where_nothing_has_one(tiny, faces, tmp_path):
+    done = call("finetune", "--checkpoint", tiny, "--domain", faces, "--images", 2, "--steps", 1,
+                "--rank", 4, "--out", tmp_path / "run")  # fmt: skip
+    assert "--method lora" in refusal(done) and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

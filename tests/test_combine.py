@@ -58,6 +58,15 @@ def combine(pair, out, *words):
     return pair / out
 
 
+def test_two_chains_are_not_combined(pair):
+    """A distilled network learnt only the levels of its own chain, which ends elsewhere."""
+    other = replace(CONFIG, sampling=replace(CONFIG.sampling, end=CONFIG.sampling.end + 100))
+    save_checkpoint(pair / "student", other, weights(2), "# A card\n", torch.float32)
+    done = call("checkpoints", "combine", "--parent", pair / "parent", "--tuned", pair / "student",
+                "--out", pair / "mixed", "--weight", 0.5)  # fmt: skip
+    assert "learnt different chains" in refusal(done) and not (pair / "mixed").exists()
+
+
 def inputs(batch, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x_t, condition = (torch.randn(batch, 3, 128, 128, generator=generator) for _ in range(2))

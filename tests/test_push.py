@@ -433,6 +433,9 @@ def test_offline_on_the_command_line(account, folder, monkeypatch):
     done = call("--offline", "checkpoints", "pull", wanted)
     assert done.exit_code == 2 and "offline" in done.stderr and account.requests == []
     assert "Traceback" not in done.output and done.stderr.count("\n") == 1
+    done = call("--offline", "checkpoints", "push", str(folder), "--repo", REPO)
+    assert done.exit_code == 2 and "cannot be written, since SR3 Lab is offline" in done.stderr
+    assert "fetch" not in done.stderr and account.requests == []
 
 
 def test_a_mistake_is_one_sentence_and_exit_code_two(account):
