@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from sr3 import answers, figures
 from sr3.answers import MAIN, Contrast
 from sr3.cells import images_label
+from sr3.config import SAMPLERS
 from sr3.looks import Look
 from sr3.observations import drifts, fadings, flattenings, main_metric, shifts, transfers
 from sr3.views import BASELINES, Story
@@ -249,11 +250,13 @@ def _missing(chart: Chart, what: str, how: str) -> Chart:
 
 def _caption(story: Story, n: Iterable[int], seeds: Iterable[int], over: str) -> str:
     sampler, steps = story.sampling
+    name, _, changed = sampler.partition(" ")  # as `sr3.evaluate.sampler_label` makes it
+    method = f"{SAMPLERS.get(name, name)} {changed}".rstrip()
     left_out = story.study.older
     older = f" Of earlier plans, {left_out:,} fine-tunes are left out." if left_out else ""
     return (
         f"{_count('n', n)} test images, fine-tuning seeds: {_count('', seeds)}; intervals: 95% "
-        f"bootstrap over {over}. Sampled with {sampler}, {steps} steps. LPIPS: "
+        f"bootstrap over {over}. Sampled with {method}, {steps} steps. LPIPS: "
         f"{story.backbone}.{older}"
     )
 

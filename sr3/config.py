@@ -104,6 +104,15 @@ class ScheduleConfig:
         )
 
 
+SAMPLERS: Mapping[str, str] = types.MappingProxyType(  # what they are called
+    {
+        "dpmpp": "DPM-Solver++ (2M)",
+        "ddim": "DDIM",
+        "ancestral": "Ancestral (the SR3 paper)",
+    }
+)
+
+
 @dataclass(frozen=True)
 class SamplerConfig:
     """How an image is drawn: the method, its network evaluations and the optional refinements."""

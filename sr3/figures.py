@@ -7,22 +7,31 @@ interval, n and seeds when pointed at; nothing is drawn for what was not measure
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from sr3.axes import (
+    bars,
+    digits,
+    framed,
+    gain_title,
+    hover_texts,
+    interval_told,
+    log_axis,
+    name_places,
+    parent_line,
+    seeds_told,
+    time_axis,
+    two_bars,
+    wrapped,
+)
 from sr3.looks import DARK, KINDS, SYMBOLS, Kind, Look
 from sr3.metrics import METRICS
 
 NARROW = 0.75  # of the room between two domains that their marks take
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-ROW = 20  # pixels of a legend's row
-SHORT = 15  # characters: shorter names stand three abreast
 MANY = 7  # columns of a grid from which its numbers are written smaller: three grids stand abreast
-APART = 1 / 8  # of a logarithmic axis: how far its named ticks lie apart at least
 
 
 # -------------------------------------------------------------------------------------- question 1
@@ -33,7 +42,7 @@ def quality(
     view = view[view["metric"] == metric]
     domains, order = list(view["domain"].unique()), list(images)
     labels = sorted(view["checkpoint"].unique(), key=lambda k: order.index(k) if k in images else 0)
-    figure = _figure(METRICS[metric].label, look, labels)
+    figure = framed(METRICS[metric].label, look, labels)
     for number, label in enumerate(labels):
         rows = view[view["checkpoint"] == label]
         kind: Kind = rows["kind"].iloc[0]
@@ -41,12 +50,12 @@ def quality(
         places = rows["domain"].map(domains.index) + number * step - NARROW / 2
         figure.add_scatter(
             x=places, y=rows["mean"], name=label, mode="markers",
-            marker=look.marker(kind, images.get(label)), error_y=_bars(rows, "mean"),
-            text=_hover(rows, "mean", label, rows["domain"]), hoverinfo="text",
+            marker=look.marker(kind, images.get(label)), error_y=bars(rows, "mean"),
+            text=hover_texts(rows, "mean", label, rows["domain"]), hoverinfo="text",
         )  # fmt: skip
     for place in range(1, len(domains)):
         figure.add_vline(place - 0.5, line={"color": look.grid, "width": 1})
-    _ticks(figure.update_xaxes, [_wrapped(name) for name in domains], tickangle=0)
+    name_places(figure.update_xaxes, [wrapped(name) for name in domains], tickangle=0)
     return figure
 
 
@@ -62,12 +71,12 @@ def grid(
     values, texts = np.full(shape, np.nan), np.full(shape, "", object)
     hover = np.full(shape, "", object)
     for (_, row), text in zip(
-        view.iterrows(), _hover(view, "gain", "", view["images"]), strict=True
+        view.iterrows(), hover_texts(view, "gain", "", view["images"]), strict=True
     ):
         place = images.index(row["images"]), updates.index(row["updates"])
-        values[place], texts[place] = row["gain"], f"{row['gain']:+.{_digits(metric)}f}"
+        values[place], texts[place] = row["gain"], f"{row['gain']:+.{digits(metric)}f}"
         hover[place] = f"{text}<br>{row['updates']:,} updates"
-    figure = _figure(_gain_title(metric), look, list(marks))
+    figure = framed(gain_title(metric), look, list(marks))
     reach = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
     figure.add_heatmap(
         z=values, x=list(range(len(updates))), y=list(range(len(images))),
@@ -87,8 +96,8 @@ def grid(
         for name, (n, k) in marks.items()
     }
     _name_cells(figure, look, places)
-    _ticks(figure.update_xaxes, [f"{k:,}" for k in updates], title="updates")
-    _ticks(figure.update_yaxes, images)
+    name_places(figure.update_xaxes, [f"{k:,}" for k in updates], title="updates")
+    name_places(figure.update_yaxes, images)
     return figure
 
 
@@ -111,18 +120,18 @@ def curves(view: pd.DataFrame, metric: str, domain: str, look: Look) -> go.Figur
     """Gain over the updates, a line a number of images; the parent is the line at 0."""
     view = view[(view["metric"] == metric) & (view["domain"] == domain)]
     images = list(dict.fromkeys(view["images"]))
-    figure = _figure(_gain_title(metric), look, images)
+    figure = framed(gain_title(metric), look, images)
     for number, count in enumerate(images):
         rows = view[view["images"] == count].sort_values("updates")
         colour = look.colour("plain", _count(count))
         figure.add_scatter(
             x=rows["updates"], y=rows["gain"], name=count, mode="lines+markers",
             line={"color": colour, "dash": DASHES[number % len(DASHES)], "width": 2},
-            marker=look.marker("plain", _count(count), 8), error_y=_bars(rows, "gain", thin=True),
-            text=_hover(rows, "gain", f"{domain}, {count}", _updates(rows)), hoverinfo="text",
+            marker=look.marker("plain", _count(count), 8), error_y=bars(rows, "gain", thin=True),
+            text=hover_texts(rows, "gain", f"{domain}, {count}", _updates(rows)), hoverinfo="text",
         )  # fmt: skip
-    _parent_line(figure, look)
-    _log_axis(figure, "updates", view["updates"])
+    parent_line(figure, look)
+    log_axis(figure, "updates", view["updates"])
     return figure
 
 
@@ -132,7 +141,7 @@ def ranges(view: pd.DataFrame, metric: str, domain: str, whole: str, look: Look)
     view = view[(view["metric"] == metric) & (view["domain"] == domain)]
     spans = sorted(set(view["range"]), key=lambda span: (span != whole, *map(int, span.split(":"))))
     updates = sorted(set(view["updates"]))
-    figure = _figure(_gain_title(metric), look, [f"{k:,} updates" for k in updates])
+    figure = framed(gain_title(metric), look, [f"{k:,} updates" for k in updates])
     for number, count in enumerate(updates):
         rows = view[view["updates"] == count]
         kinds: list[Kind] = ["plain" if span == whole else "range" for span in rows["range"]]
@@ -142,17 +151,17 @@ def ranges(view: pd.DataFrame, metric: str, domain: str, whole: str, look: Look)
         name = f"{count:,} updates"
         figure.add_scatter(
             x=places, y=rows["gain"], name=name, mode="markers",
-            error_y=_bars(rows, "gain") | {"color": look.muted},
+            error_y=bars(rows, "gain") | {"color": look.muted},
             marker={
                 "color": [look.colour(kind) for kind in kinds], "size": size, "opacity": 1,
                 "symbol": [SYMBOLS[kind] for kind in kinds],
                 "line": {"color": look.text, "width": 1},
             },
-            text=_hover(rows, "gain", f"{domain}, {name}", "time steps " + rows["range"]),
+            text=hover_texts(rows, "gain", f"{domain}, {name}", "time steps " + rows["range"]),
             hoverinfo="text",
         )  # fmt: skip
-    _parent_line(figure, look)
-    _ticks(
+    parent_line(figure, look)
+    name_places(
         figure.update_xaxes, spans, title="time steps trained on",
         autotickangles=[0, -45],  # turned the other way, the last one is cut off on a phone
     )  # fmt: skip
@@ -164,7 +173,7 @@ def chain(view: pd.DataFrame, domain: str, source: str, look: Look) -> go.Figure
     view = view[view["domain"] == domain]
     labels = list(dict.fromkeys(view["checkpoint"]))
     title = f"error on {domain} / on {source}"
-    figure = _figure(title, look, labels)
+    figure = framed(title, look, labels)
     for number, label in enumerate(labels):
         rows = view[view["checkpoint"] == label].sort_values("time")
         kind: Kind = rows["kind"].iloc[0]
@@ -186,7 +195,7 @@ def chain(view: pd.DataFrame, domain: str, source: str, look: Look) -> go.Figure
             marker=look.marker(kind, None, 8), text=texts, hoverinfo="text",
         )  # fmt: skip
     figure.add_hline(1, line={"color": look.muted, "dash": "dot", "width": 1.5})
-    _time_axis(figure, view["time"])
+    time_axis(figure, view["time"])
     return figure
 
 
@@ -195,7 +204,7 @@ def index(view: pd.DataFrame, label: str, look: Look) -> go.Figure:
     view = view[view["checkpoint"] == label]
     domains = list(dict.fromkeys(view["domain"]))
     halves = [f"two halves of {name}" for name in domains]  # the longest that a name gets
-    figure = _figure("SRGA-style index (halves: the same)", look, halves)
+    figure = framed("SRGA-style index (halves: the same)", look, halves)
     for number, domain in enumerate(domains):
         rows = view[view["domain"] == domain].sort_values("time")
         texts = [
@@ -213,7 +222,7 @@ def index(view: pd.DataFrame, label: str, look: Look) -> go.Figure:
                     "line": {"color": look.text, "width": 1}},
             text=texts, hoverinfo="text",
         )  # fmt: skip
-    _time_axis(figure, view["time"])
+    time_axis(figure, view["time"])
     return figure
 
 
@@ -228,7 +237,7 @@ def trade(
     kinds = [kind for kind in KINDS if kind in set(view["kind"])]
     known = METRICS[metric]
     title = f"{known.title} {known.arrow} gain on {source}"  # short: a phone has no room for more
-    figure = _figure(title, look, ["Pareto front", "parent", *(KINDS[kind] for kind in kinds)])
+    figure = framed(title, look, ["Pareto front", "parent", *(KINDS[kind] for kind in kinds)])
     front = view[view["front"]].sort_values("gain")
     figure.add_scatter(
         x=front["gain"], y=front["change"], name="Pareto front", mode="lines", hoverinfo="skip",
@@ -246,7 +255,7 @@ def trade(
         marker["size"] = [17 if label == chosen else 10 for label in rows["checkpoint"]]
         figure.add_scatter(
             x=rows["gain"], y=rows["change"], name=KINDS[kind], mode="markers", marker=marker,
-            error_x=_two_bars(rows, "gain", look), error_y=_two_bars(rows, "change", look),
+            error_x=two_bars(rows, "gain", look), error_y=two_bars(rows, "change", look),
             text=_trade_hover(rows, target, source), hoverinfo="text",
             customdata=rows["checkpoint"],
         )  # fmt: skip
@@ -263,25 +272,25 @@ def scratch(view: pd.DataFrame, base: pd.DataFrame, metric: str, look: Look) -> 
     baselines' rows, drawn as lines across."""
     view, base = view[view["metric"] == metric], base[base["metric"] == metric]
     lines = list(dict.fromkeys(view["line"]))
-    figure = _figure(METRICS[metric].label, look, [*lines, *base["checkpoint"]])
+    figure = framed(METRICS[metric].label, look, [*lines, *base["checkpoint"]])
     for number, line in enumerate(lines):
         rows = view[view["line"] == line]
         kind: Kind = rows["kind"].iloc[0]
         figure.add_scatter(
             x=rows["updates"], y=rows["mean"], name=line, mode="lines+markers",
             line={"color": look.colour(kind), "dash": DASHES[number % len(DASHES)], "width": 2},
-            marker=look.marker(kind, None, 8), error_y=_bars(rows, "mean", thin=True),
-            text=_hover(rows, "mean", line, _updates(rows)), hoverinfo="text",
+            marker=look.marker(kind, None, 8), error_y=bars(rows, "mean", thin=True),
+            text=hover_texts(rows, "mean", line, _updates(rows)), hoverinfo="text",
         )  # fmt: skip
     ends = [view["updates"].min(), view["updates"].max()] if len(view) else [1, 10]
     for number, (_, row) in enumerate(base.iterrows()):
-        hover = _hover(base.iloc[[number]], "mean", row["checkpoint"], [row["domain"]])
+        hover = hover_texts(base.iloc[[number]], "mean", row["checkpoint"], [row["domain"]])
         figure.add_scatter(
             x=ends, y=[row["mean"]] * 2, name=row["checkpoint"], mode="lines+markers",
             line={"color": look.colour(row["kind"]), "dash": "dot", "width": 1.5},
             marker=look.marker(row["kind"], None, 8), text=hover * 2, hoverinfo="text",
         )  # fmt: skip
-    _log_axis(figure, "updates", view["updates"])
+    log_axis(figure, "updates", view["updates"])
     return figure
 
 
@@ -291,13 +300,13 @@ def effort(view: pd.DataFrame, metric: str, look: Look) -> go.Figure:
     first is the recommended one."""
     order = list(dict.fromkeys(view["line"]))
     rows = view[view["metric"] == metric]
-    figure = _figure(METRICS[metric].label, look, order)
+    figure = framed(METRICS[metric].label, look, order)
     symbols = list(SYMBOLS.values())
     for number, line in enumerate(order):
         mine = rows[rows["line"] == line].sort_values("steps")
         texts = [
             f"{line}<br>{row['steps']:,} evaluations<br>{METRICS[metric].title} "
-            f"{row['mean']:.4f}{_interval(row['low'], row['high'])}<br>n = {row['n']} images"
+            f"{row['mean']:.4f}{interval_told(row['low'], row['high'])}<br>n = {row['n']} images"
             for _, row in mine.iterrows()
         ]
         colour = look.text if number == 0 else look.palette[(number - 1) % len(look.palette)]
@@ -307,128 +316,28 @@ def effort(view: pd.DataFrame, metric: str, look: Look) -> go.Figure:
                   "width": 3 if number == 0 else 1.5},
             marker={"color": colour, "symbol": symbols[number % len(symbols)], "size": 8,
                     "line": {"color": look.text, "width": 1}},
-            error_y=_bars(mine, "mean", thin=True), text=texts, hoverinfo="text",
+            error_y=bars(mine, "mean", thin=True), text=texts, hoverinfo="text",
         )  # fmt: skip
-    _log_axis(figure, "network evaluations", rows["steps"])
+    log_axis(figure, "network evaluations", rows["steps"])
     return figure
 
 
 # ------------------------------------------------------------------------------------------- parts
-def _figure(title: str, look: Look, names: Sequence[str]) -> go.Figure:
-    """An empty figure, its title above it, with room for a legend of these names."""
-    figure = go.Figure(layout={"template": look.template, "title": {"text": title}})
-    tall = max(map(len, names), default=0) > SHORT
-    room = ROW * (1 + (len(names) if tall else (len(names) + 2) // 3))
-    figure.update_layout(
-        height=340 + room, margin={"b": 20 + room}, showlegend=bool(names),
-        legend_orientation="v" if tall else "h",
-    )  # fmt: skip
-    return figure
-
-
-def _gain_title(metric: str) -> str:
-    """The metric with its own arrow; a gain is signed, so what a fall means is said."""
-    known = METRICS[metric]
-    unit = f", {known.unit}" if known.unit else ""
-    turned = ", lower is a gain" if known.better == "lower" else ""
-    return f"{known.title} {known.arrow} gain{unit}{turned}"
-
-
-def _digits(metric: str) -> int:
-    return 2 if METRICS[metric].unit == "dB" else 3
-
-
-def _bars(rows: pd.DataFrame, column: str, thin: bool = False) -> dict[str, Any]:
-    """Plotly's error bars of an interval; none where there is none."""
-    return {
-        "type": "data", "array": rows["high"] - rows[column],
-        "arrayminus": rows[column] - rows["low"], "thickness": 1 if thin else 1.5, "width": 3,
-    }  # fmt: skip
-
-
-def _two_bars(rows: pd.DataFrame, column: str, look: Look) -> dict[str, Any]:
-    return {
-        "type": "data", "array": rows[f"{column}_high"] - rows[column],
-        "arrayminus": rows[column] - rows[f"{column}_low"], "thickness": 0.75, "width": 0,
-        "color": look.muted,
-    }  # fmt: skip
-
-
-def _hover(rows: pd.DataFrame, column: str, head: str, second: Iterable[Any]) -> list[str]:
-    """What a mark tells when pointed at."""
-    lines = []
-    for (_, row), note in zip(rows.iterrows(), second, strict=True):
-        value = f"{METRICS[row['metric']].title} {'gain ' * (column == 'gain')}"
-        value += f"{row[column]:{'+' * (column == 'gain')}.4f}{_interval(row['low'], row['high'])}"
-        n = f"n = {row['n']} images, {_seeds(row['seeds'])}"
-        lines.append("<br>".join(word for word in (head, str(note), value, n) if word))
-    return lines
-
-
 def _trade_hover(rows: pd.DataFrame, target: str, source: str) -> list[str]:
     return [
         f"{row['checkpoint']}<br>{target}: {row['gain']:+.4f}"
-        f"{_interval(row['gain_low'], row['gain_high'])}, n = {row['n_target']}<br>{source}: "
-        f"{row['change']:+.4f}{_interval(row['change_low'], row['change_high'])}, "
-        f"n = {row['n_source']}<br>{_seeds(row['seeds'])}"
+        f"{interval_told(row['gain_low'], row['gain_high'])}, n = {row['n_target']}<br>{source}: "
+        f"{row['change']:+.4f}{interval_told(row['change_low'], row['change_high'])}, "
+        f"n = {row['n_source']}<br>{seeds_told(row['seeds'])}"
         for _, row in rows.iterrows()
     ]
-
-
-def _interval(low: float, high: float) -> str:
-    return " (no interval)" if np.isnan(low) else f" (95% interval {low:.4f} to {high:.4f})"
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count != 1)}"
 
 
 def _updates(rows: pd.DataFrame) -> list[str]:
     return [f"{count:,} updates" for count in rows["updates"]]
 
 
-def _parent_line(figure: go.Figure, look: Look) -> None:
-    figure.add_hline(
-        0, line={"color": look.colour("parent"), "width": 1.5}, annotation_text="parent",
-        annotation={"font": {"size": 11, "color": look.muted}},
-        annotation_position="top left",
-    )  # fmt: skip
-
-
-def _log_axis(figure: go.Figure, title: str, counts: pd.Series[int]) -> None:
-    """Counts as measured; of those that crowd, the greatest is named."""
-    ticks = sorted(set(counts), reverse=True)
-    named, apart = ticks[:1], (ticks[0] / ticks[-1]) ** APART
-    for count in ticks:
-        if count * apart <= named[-1]:
-            named.append(count)
-    names = [f"{count:,}" if count in named else "" for count in ticks]
-    figure.update_xaxes(title=title, type="log", tickvals=ticks, ticktext=names)
-
-
-def _time_axis(figure: go.Figure, times: pd.Series[int]) -> None:
-    """Time steps as measured, evenly spaced: the ends of the chain matter as its middle does."""
-    order = [f"{time:,}" for time in sorted(set(times))]
-    figure.update_xaxes(
-        title="time step (noise grows to the right)", type="category", categoryorder="array",
-        categoryarray=order,
-    )  # fmt: skip
-
-
-def _ticks(update: Callable[..., Any], texts: Sequence[str], **settings: Any) -> None:
-    """Name the places 0, 1, ... of an axis."""
-    update(
-        tickvals=list(range(len(texts))), ticktext=list(texts), showgrid=False, zeroline=False,
-        range=[-0.5, len(texts) - 0.5], **settings,
-    )  # fmt: skip
-
-
 def _count(images: str) -> int | None:
     """The number in `images_label`'s text."""
     digits = images.split()[0].replace(",", "")
     return int(digits) if digits.isdigit() else None
-
-
-def _wrapped(name: str) -> str:
-    """A long domain on several lines."""
-    return name.replace("+", " +<br>").replace("-", "-<br>")

@@ -34,6 +34,7 @@ LAYERS = (
     {"sr3.report", "sr3.effort"},
     {"sr3.charts", "sr3.markup"},
     {"sr3.figures", "sr3.observations"},
+    {"sr3.axes"},
     {"sr3.views"},
     {"sr3.study_plan", "sr3.answers", "sr3.curve"},
     {"sr3.gains", "sr3.verdicts"},

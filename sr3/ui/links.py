@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from sr3.config import MOST_SEED, SamplerConfig
+from sr3.config import MOST_SEED, SAMPLERS, SamplerConfig
 from sr3.ui import gallery, mixing, records, service
-from sr3.ui.settings import MOST_SAMPLES, MOST_STEPS, SAMPLERS, STEP_COUNTS
+from sr3.ui.settings import MOST_SAMPLES, MOST_STEPS, STEP_COUNTS
 
 GALLERY = "gallery-"  # how the identity of a face of the gallery begins
 COMPARE, INSIDE, POSTER = "compare", "inside", "poster"

@@ -8,15 +8,10 @@ from typing import TypeVar
 
 import streamlit as st
 
-from sr3.config import MOST_SEED, SamplerConfig
+from sr3.config import MOST_SEED, SAMPLERS, SamplerConfig
 from sr3.pipeline import SuperResolver
 from sr3.ui import service
 
-SAMPLERS = {
-    "dpmpp": "DPM-Solver++ (2M)",
-    "ddim": "DDIM",
-    "ancestral": "Ancestral (the SR3 paper)",
-}
 NOISED = "the noised bicubic enlargement"  # what a short chain begins from
 MOST_STEPS = 200
 STEP_COUNTS = (1, 2, 5, 10, 20, 50, 100)  # side by side
