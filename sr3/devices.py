@@ -36,6 +36,11 @@ class Device:
     convolutions: Literal["plain", "packed", "tiles"] = "plain"
     graphs: bool = False  # forwards are replayed as CUDA graphs (`sr3.graphs`)
 
+    @property
+    def title(self) -> str:
+        """What it is, without how networks are asked on it, such as "CPU"."""
+        return self.reason.split(",")[0]
+
 
 _choosing = threading.Lock()  # two threads that measured at once would disturb each other
 

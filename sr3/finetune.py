@@ -172,7 +172,8 @@ class FinetuneRun:
             "Method": plan.method + (f", rank {plan.rank}" if plan.method == "lora" else ""),
             "Updates": f"{trainer.step:,}",
             "Time steps": "{}:{}".format(*plan.training.range),
-            "Time": f"{trainer.seconds / 60:.1f} minutes on {self.team.title}{self._device.reason}",
+            "Time": f"{trainer.seconds / 60:.1f} minutes on {self.team.title}{self._device.title}, "
+            f"{plan.training.precision}",
         }
         before = next((r for r in self.folder.rows(CURVE) if r["step"] == 0), {})
         measured: dict[str, object] = {

@@ -236,7 +236,8 @@ class TrainingRun:
         return {
             "Command": f"`{self.plan.command}`",
             "Updates": f"{trainer.step:,} ({done})",
-            "Time": f"{trainer.seconds / 60:.1f} minutes on {self.team.title}{self._device.reason}",
+            "Time": f"{trainer.seconds / 60:.1f} minutes on {self.team.title}{self._device.title}, "
+            f"{self.plan.training.precision}",
         } | _settings(self.plan.training)
 
     def _curve(self) -> dict[str, object]:

@@ -755,6 +755,7 @@ def test_a_run_keeps_the_precision_that_it_began_in(tiny, faces, tmp_path, bfloa
     assert tune(2, "--resume").exit_code == 0
     card = (tmp_path / "run" / "step-000002" / "README.md").read_text()
     assert "--precision float32" in card, "the card records what auto came to"
+    assert "minutes on CPU, float32 |" in card, "and not how this device samples"
     identity = json.loads((tmp_path / "run" / "run.json").read_text())
     assert identity["training"]["precision"] == "float32"
     refusal(tune(3, "--resume", "--precision", "bfloat16"))
