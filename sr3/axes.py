@@ -37,7 +37,7 @@ def gain_title(metric: str) -> str:
     """The metric with its own arrow; a gain is signed, so what a fall means is said."""
     known = METRICS[metric]
     unit = f", {known.unit}" if known.unit else ""
-    turned = ", lower is a gain" if known.better == "lower" else ""
+    turned = " (a decrease)" if known.better == "lower" else ""
     return f"{known.title} {known.arrow} gain{unit}{turned}"
 
 
