@@ -193,7 +193,7 @@ def combine_checkpoints(
 ) -> None:
     """Make one checkpoint of two, without copying their weights: spliced or interpolated."""
     from sr3.checkpoints import as_parent, find_checkpoint, load_checkpoint
-    from sr3.combine import Kind, Recipe, same_chain
+    from sr3.combine import Kind, Recipe, same_chain, same_network
     from sr3.folder import read_config, save_checkpoint
 
     if (splice is None) == (weight is None):
@@ -202,7 +202,7 @@ def combine_checkpoints(
     kind: Kind = "interpolated" if splice is None else "spliced"
     parents = as_parent(parent, out), as_parent(tuned, out)
     config, other = (read_config(find_checkpoint(name)) for name in (parent, tuned))
-    if not same_chain(config, other):
+    if same_network(config, other) and not same_chain(config, other):
         raise CheckpointError(
             f"{parent} and {tuned} learnt different chains, which end at time steps "
             f"{config.sampling.end} and {other.sampling.end}: choose two of one chain."

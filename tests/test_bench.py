@@ -242,7 +242,7 @@ def test_a_run_goes_into_the_readme(tmp_path):
     assert "| agreement | worst | the same bits |" in text and "load 0.0" in text
     assert "| agreement | LPIPS | not measured: not here |" in text
     assert (
-        "There a picture in 10 steps takes 0.5 s; a step of the public network makes 3 times the "
+        "There a picture in 10 steps takes 0.5 s; a step of the public network has 3 times the "
         "plain loop's images.\n" in text
     )
     speed.write_readme(file, speed.runs(tmp_path / "none"))

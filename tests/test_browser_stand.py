@@ -238,7 +238,7 @@ def test_the_poster_is_driven_by_keys_and_comes_home(visit):
     """A minute without a touch leads home, by the page's own clock."""
     page = visit("/?page=poster", clock=True)
     expect(page.locator(".reel .caption")).to_contain_text("seed 0")
-    expect(page.locator(".qr .note")).to_contain_text("works on this machine alone")
+    expect(page.locator(".qr .note")).to_contain_text("works only on this machine")
     deck = page.locator(".st-key-sr3_deck")
     deck.evaluate("(deck) => deck.style.opacity = '.33'")  # as Streamlit does while a script runs
     above = "(deck) => deck.contains(document.elementFromPoint(innerWidth / 2, 20))"

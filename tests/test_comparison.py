@@ -247,8 +247,8 @@ def test_a_chain_over_the_limit_ends_its_group_with_the_sentence(two, page, slot
 @pytest.mark.parametrize(
     ("part", "slot", "pictures"),
     [("Samples", "sr3_samples_run", ["Input", "Sample 1", "Sample 2", "Mean", "Uncertainty"]),
-     ("Consistency", "sr3_kept", ["Input", "Free", "Kept to the input", "Free: error at 16 × 16",
-                                  "Kept to the input: error at 16 × 16"]),
+     ("Consistency", "sr3_kept", ["Input", "Free", "Consistent", "Free: error at 16 × 16",
+                                  "Consistent: error at 16 × 16"]),
      ("Step counts", "sr3_counts", ["Input", "1 step", "2 steps"])],
 )  # fmt: skip
 def test_every_part_of_the_inside_has_a_sheet_a_record_and_a_link(two, part, slot, pictures):
@@ -284,7 +284,7 @@ def test_every_part_of_the_inside_has_a_sheet_a_record_and_a_link(two, part, slo
     [("Step counts", "sr3_counts", {"sr3_step_counts": [1, 2, 5]},
       "1, 2 and 5 steps from pure noise (t = 2000), without data consistency, seed 0."),
      ("Consistency", "sr3_kept", {},
-      "7 steps from pure noise (t = 2000), with and without consistency, seed 0.")],
+      "7 steps from pure noise (t = 2000), with and without data consistency, seed 0.")],
 )  # fmt: skip
 def test_a_caption_tells_of_every_chain_on_the_sheet(two, part, slot, settings, told_of):
     here = {"sr3_steps_tiny": 7, "sr3_consistency_tiny": False, "sr3_start_tiny": 2000}

@@ -152,8 +152,8 @@ def consistency(face: Face | None, recipe: Recipe) -> None:
     """The same chain with and without the correction that keeps it to its input."""
     words.layers("consistency")
     tasks = [
-        task(recipe, "Without", consistency=False),
-        task(recipe, "With consistency", consistency=True),
+        task(recipe, "Free", consistency=False),
+        task(recipe, "Consistent", consistency=True),
     ]
     found = theatre.perform(
         "sr3_kept", face, tasks, _consistency, label="Run both", icon=":material/compare_arrows:",
@@ -182,7 +182,7 @@ def _consistency(face: Face, found: Group | None, live: bool) -> Board:
              tuple(found.encode(k, frame) for k, frame in enumerate(moment)))
         for index, moment in found.frames()
     ]  # fmt: skip
-    titles = ("Free", "With consistency")
+    titles = ("Free", "Consistent")
     pair = [Picture(title, "", alt=title) for title in titles]
     maps = [Picture(f"{title.split()[0]}: error at 16 × 16", "", alt="–") for title in titles]
     for k in range(2):
