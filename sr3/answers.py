@@ -18,7 +18,7 @@ from sr3.bootstrap import bootstrap, bounds_of, interval_of
 from sr3.cells import Cell, images_label
 from sr3.gains import Measured, alike, whole_range
 from sr3.metrics import METRICS, Interval
-from sr3.verdicts import bounds_told, moved, signed, verdict
+from sr3.verdicts import bounds_told, moved, seeds_told, signed, verdict
 
 SHARE = 0.9  # of the best cell's gain: what counts as repaired
 PLAIN = "plain fine-tuning of the whole chain"
@@ -52,7 +52,7 @@ class Least:
     def sentence(self) -> str:
         told = f"{_title(self.metric)} on {self.target}: "
         best = f"{images_label(self.best[0])} and {self.best[1]:,} updates"
-        gained = f"{signed(self.gain)} with {best} ({_seeds(self.best_seeds)})"
+        gained = f"{signed(self.gain)} with {best} ({seeds_told(self.best_seeds)})"
         if self.updates is None or self.share is None:
             told += f"no {PLAIN} surely gains; the best gain is {gained}"
             return f"{told}.{self._open_end}{self._higher}"
@@ -64,8 +64,8 @@ class Least:
         else:
             told += (
                 f"{images_label(self.images)} and {self.updates:,} updates reach "
-                f"{self.share.mean:.0%} ({bounds_told(self.share, '.0%')}; {_seeds(self.seeds)}) "
-                f"of the best gain of {PLAIN}, {gained}"
+                f"{self.share.mean:.0%} ({bounds_told(self.share, '.0%')}; "
+                f"{seeds_told(self.seeds)}) of the best gain of {PLAIN}, {gained}"
             )
         told += f"; in 95% of resamples the choice is {self._between}."
         return f"{told}{self._cut_short}{self._open_end}{self._higher}"
@@ -102,7 +102,7 @@ class Least:
         if (other := self.elsewhere) is None:
             return ""
         more = "What surely gains" if self.updates is None else "Another way gains more"
-        return f" {more}: {other.name}, {signed(other.gain)} ({_seeds(other.seeds)})."
+        return f" {more}: {other.name}, {signed(other.gain)} ({seeds_told(other.seeds)})."
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Contrast:
         return (
             f"{_title(self.metric)} on {self.domain}, {images_label(self.images)} and "
             f"{self.updates:,} updates: {verdict(self.ours, self.difference, self.baseline)} "
-            f"({_seeds(self.seeds)})."
+            f"({seeds_told(self.seeds)})."
         )
 
 
@@ -155,7 +155,7 @@ class Trade:
         place = ", on the Pareto front" if self.front else ""
         return (
             f"{_title(self.metric)}, {self.name}: {moved(self.target, self.gain)}, "
-            f"{moved(self.source, self.change)} ({_seeds(self.seeds)}){place}."
+            f"{moved(self.source, self.change)} ({seeds_told(self.seeds)}){place}."
         )
 
 
@@ -384,7 +384,3 @@ def _of(cell: Cell, setting: str) -> str:
 
 def _title(metric: str) -> str:
     return METRICS[metric].title
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count != 1)}"

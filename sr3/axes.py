@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 
 from sr3.looks import Look
 from sr3.metrics import METRICS
+from sr3.verdicts import seeds_told
 
 ROW = 20  # pixels of a legend's row
 SHORT = 15  # characters: shorter names stand three abreast
@@ -79,11 +80,6 @@ def hover_texts(rows: pd.DataFrame, column: str, head: str, second: Iterable[Any
 def interval_told(low: float, high: float) -> str:
     """An interval in parentheses, as it follows its mean."""
     return " (no interval)" if np.isnan(low) else f" (95% interval {low:.4f} to {high:.4f})"
-
-
-def seeds_told(count: int) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{count} seed{'s' * (count != 1)}"
 
 
 def parent_line(figure: go.Figure, look: Look) -> None:

@@ -21,13 +21,13 @@ from sr3.axes import (
     log_axis,
     name_places,
     parent_line,
-    seeds_told,
     time_axis,
     two_bars,
     wrapped,
 )
 from sr3.looks import DARK, KINDS, SYMBOLS, Kind, Look
 from sr3.metrics import METRICS
+from sr3.verdicts import seeds_told
 
 NARROW = 0.75  # of the room between two domains that their marks take
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")

@@ -21,7 +21,7 @@ from sr3.gains import alike
 from sr3.gap import Chain
 from sr3.metrics import METRICS, Interval
 from sr3.srga import divergence_of
-from sr3.verdicts import signed, sized, verdict
+from sr3.verdicts import seeds_told, signed, sized, verdict
 from sr3.views import Along, Story
 
 
@@ -186,11 +186,10 @@ class Flattening:
         told = "more still helps" if low > 0 else "it hurts" if high < 0 else "the curve is flat"
         if low > 0 and self.difference.mean < self.later:  # there was a gain already
             told += f", although {1 - self.difference.mean / self.later:.0%} of it had been reached"
-        seeds = f"{self.seeds} seed{'s' * (self.seeds != 1)}"
         return (
             f"{METRICS[self.metric].title} on {self.domain}, {self.images}: going from "
             f"{self.updates[0]:,} to {self.updates[1]:,} updates changes the gain by "
-            f"{signed(self.difference)}, {seeds}: {told}."
+            f"{signed(self.difference)}, {seeds_told(self.seeds)}: {told}."
         )
 
 

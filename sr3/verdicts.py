@@ -47,3 +47,8 @@ def bounds_told(interval: Interval, form: str) -> str:
     if np.isnan(interval.low):
         return "no interval"
     return f"95% interval {interval.low:{form}} to {interval.high:{form}}"
+
+
+def seeds_told(count: int) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count} seed{'s' * (count != 1)}"

@@ -14,13 +14,13 @@ import pandas as pd
 import streamlit as st
 
 from sr3.images import Pixels
-from sr3.metrics import METRICS, Metric, Scorer, Scores, score
+from sr3.metrics import METRICS, TOLD, Metric, Scorer, Scores, score
 from sr3.ui import service
 from sr3.ui.frame import small_print
 from sr3.ui.inputs import Face
 from sr3.ui.polling import follow
 
-SHOWN = ("psnr", "ssim", "lpips", "consistency_psnr")
+SHOWN = tuple(TOLD)
 MEANING = (
     "PSNR: closeness of every pixel, which rewards blur. SSIM: closeness of structure. LPIPS: "
     "perceptual distance; lower is better."
